@@ -9,10 +9,10 @@ use refresh_settings::names::RunId;
 use refresh_system::error::Failure;
 use refresh_system::hint::Hint;
 
-/// How a command ended well.
+/// How a command ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// What was asked for is done, or there was nothing to do.
+    /// The command is done, or nothing had to be done.
     Done,
     /// A check found problems.
     Findings,
@@ -20,26 +20,26 @@ pub enum Ended {
     Invalid,
 }
 
-/// How a command ended badly.
+/// How a command failed.
 #[derive(Debug)]
 pub enum Error {
     /// The command line or the configuration is wrong; nothing was touched.
     Usage(Failure),
-    /// Preflight, staging or a command's own check said no; the service is as it was.
+    /// Preflight, staging or a command's own check failed; the service is unchanged.
     Refused(Box<Refusal>),
     /// Another run holds the lock.
     Locked {
-        /// Who, if the lock names it.
+        /// The holder, if the lock names it.
         holder: Option<Box<Holder>>,
         /// The command to type next.
         next: String,
     },
-    /// A run ended badly: refused before its first step, or halted in one. The report has all: step, cause, state of
-    /// the service, what to type next; its reporter has shown it already.
+    /// A run failed: it was refused before its first step, or halted in one. The report has the step, the cause, the
+    /// state of the service and the next command; its reporter has already printed it.
     Run(Box<Report>),
-    /// Another process did the work and has reported why it ended badly; only its exit code is left to pass on.
+    /// Another process did the work and has reported why it failed; only its exit code remains to be passed on.
     Reported(u8),
-    /// A signal ended the following of a run, which goes on.
+    /// A signal ended a command that followed a run; the run goes on.
     Detached {
         /// The run.
         run: RunId,
@@ -48,22 +48,22 @@ pub enum Error {
         /// The command that follows it again.
         next: String,
     },
-    /// The process of a run is gone, and it left no report.
+    /// The process of a run has ended without a report.
     Lost {
         /// The run.
         run: RunId,
-        /// How it ended, where that is known.
+        /// How it ended, if that is known.
         end: Option<ExitKind>,
         /// The state of the service, in words.
         service: String,
         /// The command to type next.
         next: String,
     },
-    /// A program error of ours.
+    /// An error in this program.
     Bug(String),
 }
 
-/// Returns the exit code of what a signal ended.
+/// Returns the exit code for work that a signal ended.
 pub(crate) fn of_signal(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
@@ -81,12 +81,12 @@ pub fn of_process(end: ExitKind) -> u8 {
     }
 }
 
-/// Why something was refused, and what is the case now.
+/// Why something was refused, and the state afterwards.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What was being done (`preflight`, `staging`, `rollback` …).
+    /// The work that was refused (`preflight`, `staging`, `rollback` …).
     pub during: String,
-    /// Why not.
+    /// The reason.
     pub failure: Failure,
     /// The state of the service, in words.
     pub service: String,
@@ -95,8 +95,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Makes the refusal of a command that has nothing to do with the service. What to type next is the command that a hint
-    /// of the failure names, else the doctor.
+    /// Makes the refusal of a command that does not concern the service. The next command is the one that a hint of the
+    /// failure names, else the doctor.
     pub fn of(during: &str, failure: Failure) -> Error {
         let hints = failure.hints();
         let named = hints.iter().find_map(Hint::own_command);

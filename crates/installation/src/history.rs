@@ -1,4 +1,4 @@
-//! The runs of the past: their reports, which of them can be returned to, and what of theirs is kept.
+//! The past runs: their reports, the ones that a rollback can return to, and the data of them that is kept.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,7 +21,7 @@ use refresh_system::error::{Failure, Outcome};
 /// The name of the report in the directory of a run.
 pub(crate) const REPORT: &str = "report.json";
 
-/// Writes the report of a run, which everybody may read ([`Report::open`]).
+/// Writes the report of a run, which every user may read ([`Report::open`]).
 ///
 /// # Errors
 /// It cannot be written.
@@ -34,7 +34,7 @@ pub fn write_report(directory: &Path, report: &Report) -> Outcome<()> {
 pub struct PastRun {
     /// Its name.
     pub run: RunId,
-    /// Its report, where it lived to write one.
+    /// Its report, if it wrote one.
     pub report: Option<Report>,
 }
 
@@ -58,15 +58,16 @@ pub fn one(layout: &Layout, run: &RunId) -> Outcome<PastRun> {
     Ok(PastRun { run: run.clone(), report })
 }
 
-/// Returns the command that brings back the service behind `fence`: what the report of the halted run has, else a run.
+/// Returns the command that brings back the service behind `fence`: the command in the report of the halted run, else
+/// `run`.
 pub fn way_out(layout: &Layout, fence: &Fence) -> String {
     let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
     let error = report.filter(|report| report.result == Ending::Halted).and_then(|report| report.error);
     error.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
 }
 
-/// Returns the run that left the version in `app/` without a good health check, although the service is not fenced: a person
-/// has removed the fence. `None` if a later run has succeeded.
+/// Returns the run that left the version in `app/` without a good health check, although the service is not fenced: a
+/// person has removed the fence. `None` if a later run has succeeded.
 ///
 /// # Errors
 /// The fence or the directory of the runs cannot be read.
@@ -91,7 +92,7 @@ pub fn unfenced(layout: &Layout) -> Outcome<Option<Report>> {
     Ok(last.filter(|report| !is_deployed(report)))
 }
 
-/// Returns whether a run came as far as to stop the service.
+/// Returns whether a run has stopped the service.
 fn has_stopped(report: &Report) -> bool {
     let step = report.error.as_ref().and_then(|error| error.phase.step());
     match report.result {
@@ -118,7 +119,7 @@ pub fn failed_before(layout: &Layout, run: &RunId, since: Timestamp) -> Outcome<
     Ok(failed)
 }
 
-/// Returns the pairs that proved themselves, the latest first.
+/// Returns the pairs that passed their health check, the latest first.
 ///
 /// # Errors
 /// The directory of the runs cannot be read.
@@ -126,7 +127,7 @@ pub(crate) fn good(layout: &Layout) -> Outcome<Vec<Deployment>> {
     Ok(each_good(layout)?.collect())
 }
 
-/// Returns the same one after the other: each report is read when its turn comes.
+/// Returns the same pairs as an iterator: each report is read when it is needed.
 fn each_good(layout: &Layout) -> Outcome<impl Iterator<Item = Deployment>> {
     let runs = recover::in_order(layout)?;
     Ok(runs.into_iter().rev().filter_map(|run| good_pair(one(layout, &run).ok()?.report?)))
@@ -143,7 +144,7 @@ fn good_pair(report: Report) -> Option<Deployment> {
     })
 }
 
-/// Returns the latest good pair of another commit than `now` whose environment can be used as it is.
+/// Returns the latest good pair with a commit other than `now` and an environment that can be used unchanged.
 pub fn ready_pair(on: &Installation, now: Option<&CommitId>) -> Option<Deployment> {
     let environments = on.environments();
     let is_ready = |pair: &Deployment| {
@@ -157,17 +158,18 @@ pub fn ready_pair(on: &Installation, now: Option<&CommitId>) -> Option<Deploymen
 pub struct CurrentState {
     /// Whether the fence stands.
     pub fenced: bool,
-    /// The commit that `app/` is at.
+    /// The commit in `app/`.
     pub commit: Option<CommitId>,
     /// The live generation.
     pub generation: Option<GenerationName>,
 }
 
-/// Finds the pair to return to. While the service is fenced, or when `app/` and `venv` are not the pair that proved
-/// itself last, it is that pair; else the good one before it (after a rollback: the one before the pair that it returned to).
+/// Finds the pair to return to. If the service is fenced, or if `app/` and `venv` are not the pair that last passed its
+/// health check, it is that pair. Else it is the good one before it (after a rollback: the one before the pair that it
+/// returned to).
 ///
 /// # Errors
-/// There is none, or the named run is unknown or did not succeed.
+/// No such pair exists, or the named run is unknown or did not succeed.
 pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState) -> Outcome<Deployment> {
     if let Some(run) = run {
         return good(layout)?.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
@@ -178,7 +180,7 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState)
     let is_there = |commit: &CommitId, generation: &GenerationName| {
         (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
     };
-    // An environment that is gone, or was changed manually, would be built again as the live one.
+    // An environment that no longer exists, or was changed manually, would be built again as the live one.
     let is_same = |pair: &Deployment| {
         is_there(&pair.commit, &pair.generation)
             || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
@@ -193,9 +195,9 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState)
     earlier.ok_or_else(|| Failure::new("no earlier good run exists").command(next, &[]))
 }
 
-/// Returns the good pairs that led to the deployed one, the oldest first; before them that of before the first run. A
-/// rollback goes back on the trail, so that the next one goes further back; one to a pair that is not on it leads there like
-/// a run.
+/// Returns the good pairs that led to the deployed one, the oldest first; before them the pair from before the first
+/// run. A rollback shortens the trail, and the next one goes further back. A rollback to a pair that is not on the
+/// trail extends it, as a run does.
 fn trail(layout: &Layout) -> Outcome<Vec<Deployment>> {
     let mut trail: Vec<Deployment> = adopted_pair(layout)?.into_iter().collect();
     for report in all(layout)?.into_iter().rev().filter_map(|past| past.report) {
@@ -211,8 +213,8 @@ fn trail(layout: &Layout) -> Outcome<Vec<Deployment>> {
     Ok(trail)
 }
 
-/// The pair from before the tool: what the run that adopted the environment had found. It proved itself before there were
-/// runs.
+/// Returns the pair from before the tool, as the run that adopted the environment found it. It counts as good: it
+/// worked before the first run.
 fn adopted_pair(layout: &Layout) -> Outcome<Option<Deployment>> {
     let before = |report: Report| {
         let (generation, commit) = (report.environment.generation_before?, report.commit_before?);
@@ -223,22 +225,22 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<Deployment>> {
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
 }
 
-/// Returns whether a generation is recorded, was never found changed, and is still there.
+/// Returns whether a generation is recorded, was never found changed, and still exists.
 fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
     let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
     layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
 }
 
-/// Returns whether a generation is a directory from before the tool, and still there.
+/// Returns whether a generation is a directory from before the tool that still exists.
 pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
     let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
     layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
 }
 
-/// How many runs keep their directory; one that holds saved changes keeps it until they are pruned by name.
+/// How many runs keep their directory; a run with saved changes keeps its directory until they are pruned by name.
 const KEPT_FOLDERS: usize = 200;
 
-/// What of the past is kept for a rollback.
+/// The runs and environments that are kept for a rollback.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The runs.
@@ -247,9 +249,9 @@ pub struct Kept {
     pub generations: BTreeSet<GenerationName>,
 }
 
-/// Returns which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
-/// proved itself last are always among them. Of one that was changed manually, what it could be built from again is kept, and not
-/// its directory.
+/// Returns which runs and environments are kept if `keep` good pairs are. The live environment and that of the pair
+/// that last passed its health check are always among them. If an environment was changed manually, everything needed
+/// to build it again is kept, but not its directory.
 ///
 /// # Errors
 /// The runs or the records cannot be read.
@@ -268,8 +270,8 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
     kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
     kept.generations.extend(on.live());
     if kept.generations.iter().filter(|generation| is_good(&on.layout, generation)).count() <= keep {
-        // An adopted directory proved itself before there were runs: it is the oldest of all and goes when enough others
-        // are there.
+        // An adopted directory worked before the first run: it is the oldest of all, and is removed when enough others
+        // exist.
         let adopted =
             on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
         kept.generations.extend(adopted.map(|generation| generation.name));
@@ -277,7 +279,8 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
     Ok(kept)
 }
 
-/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The live environment and that of the run in hand always stay.
+/// Removes the environments that none of the kept good runs needs, and releases the commits of all other runs. The live
+/// environment and that of the current run always stay.
 ///
 /// # Errors
 /// Something cannot be removed.

@@ -1,7 +1,7 @@
-//! One installation: its stores ([`installation`]), its lock and journal ([`journal`]), its status ([`status_file`]), its past
-//! runs ([`history`]), and how an outcome becomes an exit code ([`exit`]).
+//! One installation: its stores ([`installation`]), its lock and journal ([`journal`]), its status ([`status_file`]),
+//! its past runs ([`history`]), and its exit codes ([`exit`]).
 //!
-//! It writes below the directories of the tool only. It starts nothing by itself.
+//! The crate writes below the directories of the tool only. It starts nothing by itself.
 
 pub mod exit;
 pub mod history;

@@ -1,10 +1,10 @@
-//! `status.json`: the last result and what is deployed.
+//! `status.json`: the last result and the deployed version.
 //!
-//! Replaced atomically, readable by the service's user, so that the application itself can show which version
-//! runs, whether a refresh is in progress and how the last one ended. What is deployed changes only when a refresh has settled.
+//! Replaced atomically and readable by the service's user: the application itself can show which version runs, whether
+//! a refresh is in progress and how the last one ended. The deployed version changes only when a refresh has settled.
 //!
-//! A run and the process that answers the application's requests both write here, so each change is made under a lock of the file's
-//! own, for an instant.
+//! A run and the process that answers the application's requests both write this file, so each change is made under the
+//! file's own lock, for an instant.
 
 use std::time::Duration;
 
@@ -24,19 +24,19 @@ use refresh_system::{clock, disk};
 /// The version of the file's format.
 pub const SCHEMA: u32 = 1;
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusFile {
     /// The version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// The pair of commit and environment that proved itself last.
+    /// The pair of commit and environment that last passed its health check.
     pub deployed: Option<Deployment>,
-    /// The run that is in progress. One whose process is gone was killed.
+    /// The run that is in progress. If its process no longer exists, it was killed.
     #[serde(default)]
     pub current: Option<Current>,
-    /// The last run that came to an end.
+    /// The last run that ended.
     pub last_run: Option<Report>,
-    /// What the application asked for last.
+    /// The last request of the application.
     #[serde(default)]
     pub last_request: Option<LastRequest>,
     /// The commits that no unattended run deploys, the latest last.
@@ -44,7 +44,7 @@ pub struct StatusFile {
     pub held_back: Vec<HeldBack>,
 }
 
-/// How many commits are held back at most: a branch has one tip.
+/// How many commits are held back at most; more are not needed, because a branch has one tip.
 const HELD_BACK: usize = 20;
 
 impl StatusFile {
@@ -56,13 +56,13 @@ impl StatusFile {
         self.held_back.drain(..surplus);
     }
 
-    /// Returns the run that is in progress, as far as its process is there.
+    /// Returns the run that is in progress, if its process exists.
     pub fn running_now(&self) -> Option<RunId> {
         self.current.as_ref().filter(|current| current.process.is_alive()).map(|current| current.run.clone())
     }
 
-    /// Records the outcome of the request that started run `run`, if it is still open: the process that answered it may have
-    /// ended before the run. `why` is the reason where the run failed.
+    /// Records the outcome of the request that started run `run`, if it is still open: the process that answered it may
+    /// have ended before the run. `why` is the reason if the run failed.
     fn settle_request(&mut self, run: &RunId, why: Option<String>) {
         if let Some(request) = self.last_request.as_mut().filter(|request| request.is_open_for(run)) {
             request.outcome = if why.is_none() { RequestOutcome::Done } else { RequestOutcome::Failed };
@@ -76,29 +76,29 @@ impl StatusFile {
 pub struct Current {
     /// The run.
     pub run: RunId,
-    /// What was asked for: `run` or `rollback`.
+    /// The command: `run` or `rollback`.
     pub command: String,
     /// The branch.
     pub branch: BranchName,
     /// When it began, in UTC.
     pub started_at: jiff::Timestamp,
-    /// The part of it that is in hand: staging, stop or restart. `stop` stands for all that happens while the service is
-    /// down, because writing this file durably takes longer than some of these parts; the journal has each.
+    /// The current part: staging, stop or restart. `stop` includes all parts while the service is down, because writing
+    /// this file durably takes longer than some of them; the journal has each.
     pub phase: Phase,
     /// Its process.
     pub process: ProcessId,
 }
 
-/// What became of a request of the application.
+/// The result of a request of the application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRequest {
-    /// When it was found, in UTC.
+    /// When the request was found, in UTC.
     pub at: jiff::Timestamp,
     /// The branch to refresh; `None` if the settings could not be read.
     pub branch: Option<String>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: RequestOutcome,
-    /// Why, where it did not succeed.
+    /// The reason, if it did not succeed.
     pub why: Option<String>,
     /// The run that it led to.
     pub run: Option<RunId>,
@@ -119,13 +119,13 @@ impl StatusFile {
 }
 
 impl LastRequest {
-    /// Returns whether it started run `run` and its outcome is not recorded yet.
+    /// Returns whether the request started run `run` and its outcome is not recorded yet.
     fn is_open_for(&self, run: &RunId) -> bool {
         self.outcome == RequestOutcome::Started && self.run.as_ref() == Some(run)
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestOutcome {
@@ -139,17 +139,17 @@ pub enum RequestOutcome {
     Failed,
 }
 
-/// Reads the file. A torn or foreign one counts as empty: observation decides.
+/// Reads the file. A damaged or foreign one counts as empty: observation decides.
 pub fn read(layout: &Layout) -> StatusFile {
     let read: Option<StatusFile> = disk::read_own_json(&layout.status_file()).ok().flatten();
     read.filter(|status| status.schema == SCHEMA).unwrap_or_else(StatusFile::empty)
 }
 
-/// Reads the file to change it. A torn one, and one of another version, is kept beside it; the deployed pair of the latter
-/// stays, since `rollback` returns to it.
+/// Reads the file to change it. A damaged file, or one of another version, is kept beside it; the deployed pair of the
+/// latter stays, since `rollback` returns to it.
 ///
 /// # Errors
-/// The file exists and cannot be read, or not be kept.
+/// The file exists and cannot be read, or cannot be kept.
 fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
     let path = layout.status_file();
     let Some(bytes) = disk::read_own(&path)? else { return Ok(StatusFile::empty()) };
@@ -162,8 +162,8 @@ fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
     Ok(StatusFile { deployed, ..StatusFile::empty() })
 }
 
-/// Writes down that a pair has proved itself. After a run nothing of its branch is held back any more; after a rollback the
-/// commit that it returned to is not.
+/// Records that a pair has passed its health check. After a run no commit of its branch is held back any longer; after
+/// a rollback the commit that it returned to is not.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -185,7 +185,7 @@ pub fn hold_back(layout: &Layout, held: HeldBack) -> Outcome<()> {
     change(layout, |status| status.hold_back(held))
 }
 
-/// Writes down how a run ended, as everybody may read it ([`Report::open`]); it is not in progress any more.
+/// Records how a run ended, in the form that every user may read ([`Report::open`]); the run is no longer in progress.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -200,7 +200,7 @@ pub fn set_last_run(layout: &Layout, report: &Report) -> Outcome<()> {
     })
 }
 
-/// Writes down that no run is in progress, if the file has one.
+/// Records that no run is in progress, if the file has one.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -215,7 +215,7 @@ pub fn clear_current(layout: &Layout) -> Outcome<()> {
     })
 }
 
-/// Settles the request that run `run` was started for by how its process ended; one that is settled stays as it is.
+/// Settles the request that run `run` was started for, by the end of its process. A settled request stays unchanged.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -227,7 +227,7 @@ pub fn settle_request(layout: &Layout, run: &RunId, end: ExitKind) -> Outcome<()
     change(layout, |status| status.settle_request(run, why))
 }
 
-/// Writes down what became of a request.
+/// Records the result of a request.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -235,8 +235,8 @@ pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
     change(layout, |status| status.last_request = Some(request.clone()))
 }
 
-/// Writes the run in progress. While the service is down nothing is written, so that it is not down for
-/// longer; who asks this file then is not the application.
+/// Writes the run in progress. While the service is down, nothing is written: a write would extend the downtime, and
+/// the application does not read the file then.
 #[derive(Debug)]
 pub struct CurrentRunWriter {
     layout: Layout,
@@ -244,7 +244,7 @@ pub struct CurrentRunWriter {
 }
 
 impl CurrentRunWriter {
-    /// Makes the keeper; nothing is written before the next part begins.
+    /// Makes the writer; nothing is written before the next part begins.
     pub fn new(layout: &Layout, current: Current) -> Self {
         Self { layout: layout.clone(), current }
     }
@@ -256,7 +256,7 @@ impl Subscriber for CurrentRunWriter {
         if matches!(phase, Phase::Staging | Phase::Stop | Phase::Restart) {
             self.current.phase = *phase;
             let current = self.current.clone();
-            // Readers see an older part; no reason to end a run.
+            // After a failure, readers get an older part, which is no reason to end a run.
             let _ = change_in_passing(&self.layout, |status| status.current = Some(current));
         }
     }
@@ -271,7 +271,7 @@ fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     disk::sync_parent(&layout.status_file())
 }
 
-/// Changes the file for now: a power cut may leave it as before.
+/// Changes the file, but not durably: after a power cut it may have its old content.
 fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
     let start = clock::monotonic();

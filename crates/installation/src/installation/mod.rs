@@ -1,7 +1,7 @@
-//! One installation: its layout, its settings, and a way to each crate below this one.
+//! One installation: its layout, its settings, and access to each crate below this one.
 //!
-//! Opened once per command. Nothing is done here; what takes time (finding an interpreter, reading a commit) is done
-//! when it is first asked for and kept, because neither changes during a command.
+//! Opened once per command. Opening does no work. Slow work (finding an interpreter, reading a commit) is done on first
+//! use, and its result is kept, because it does not change during a command.
 
 pub mod read_release;
 mod release;
@@ -36,7 +36,7 @@ pub use release::Release;
 
 /// A source of commits and packages that is used instead of the network.
 pub trait OfflineSource: std::fmt::Debug {
-    /// Returns the branch that the source has. `asked` is the branch that was asked for, if any was.
+    /// Returns the branch that the source has. `asked` is the requested branch, if any.
     ///
     /// # Errors
     /// The source is not for this machine, or it has another branch.
@@ -60,21 +60,21 @@ pub trait OfflineSource: std::fmt::Debug {
     /// The source cannot be used, or it has packages for other requirements.
     fn ensure_environment(&self, on: &Installation, wanted: &EnvironmentSpec) -> Outcome<()>;
 
-    /// Returns the source as the report of a run names it.
+    /// Returns the source in the form that the report of a run contains.
     fn report(&self) -> run_report::Bundle;
 }
 
-/// An installation and the doors to its parts.
+/// An installation and access to its parts.
 pub struct Installation {
     /// The paths.
     pub layout: Layout,
-    /// What settings are resolved from, once a commit adds its own.
+    /// The layers that settings are resolved from, together with those of a commit.
     pub layers: Layers,
-    /// The settings as far as the host says them.
+    /// The settings without those of a commit.
     pub settings: Settings,
-    /// Whom `app/` and the environments belong to.
+    /// The owner of `app/` and the environments.
     pub owner: Owner,
-    /// Whom the environments belong to, and as whom everything that others wrote is read.
+    /// The user that owns the environments, and that reads everything that others wrote.
     pub builder: Owner,
     /// Starts other programs.
     pub runner: Runner,
@@ -131,7 +131,7 @@ impl Installation {
         Self { offline, ..self }
     }
 
-    /// Makes sure that the mirror holds what `branch` points to, holds it for `run`, and returns it (RW-5.2a).
+    /// Ensures that the mirror has the commit that `branch` points to, holds it for `run`, and returns it (RW-5.2a).
     ///
     /// # Errors
     /// The remote cannot be reached or has no such branch, or the bundle is refused.
@@ -142,7 +142,7 @@ impl Installation {
         }
     }
 
-    /// Makes sure, without staging, that `branch` can be had, as far as that can be known before the stop.
+    /// Checks, without staging, that `branch` is available, as far as that can be checked before the stop.
     ///
     /// # Errors
     /// As [`Self::ensure_commit`].
@@ -158,7 +158,7 @@ impl Installation {
         &self.git
     }
 
-    /// Returns where and for whom environments are made.
+    /// Returns where and for which user environments are built.
     pub fn site(&self) -> Site<'_> {
         Site {
             runner: &self.runner,
@@ -175,20 +175,20 @@ impl Installation {
         Environments::new(self.site())
     }
 
-    /// Returns the name of the live generation, where `venv` leads to a known one.
+    /// Returns the name of the live generation, if `venv` leads to a known one.
     pub fn live(&self) -> Option<GenerationName> {
         Some(self.live_generation()?.name)
     }
 
-    /// Returns the live generation, where `venv` leads to a known one.
+    /// Returns the live generation, if `venv` leads to a known one.
     pub fn live_generation(&self) -> Option<Generation> {
         self.environments().current().ok()?.generation().cloned()
     }
 
-    /// Finds the interpreter that environments are made with.
+    /// Finds the interpreter that environments are built with.
     ///
     /// # Errors
-    /// There is none that can be used.
+    /// No interpreter can be used.
     pub fn interpreter(&self) -> Outcome<&Interpreter> {
         if let Some(found) = self.interpreter.get() {
             return Ok(found);
@@ -197,11 +197,11 @@ impl Installation {
         Ok(self.interpreter.get_or_init(|| found))
     }
 
-    /// Reads the service's environment file, with the rights of the service's user. One that has not changed is not read
-    /// again: to start a unit takes longer than what is done with it while the service is down.
+    /// Reads the service's environment file, with the rights of the service's user. An unchanged file is not read
+    /// again: starting a unit takes longer than all other work with the file while the service is down.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// The file exists and cannot be read.
     pub fn env_file(&self) -> Outcome<EnvFile> {
         let path = self.layout.env_file();
         let stamp = envfile::stamp(&path);
@@ -219,13 +219,13 @@ impl Installation {
     /// Returns the port that the service listens on.
     ///
     /// # Errors
-    /// The env file names none that can be used.
+    /// The port in the env file cannot be used.
     pub fn port(&self) -> Outcome<u16> {
         let env_file = self.env_file()?;
         probe::service_port(&env_file)
     }
 
-    /// Returns the probe by the host's settings.
+    /// Returns the probe that the host's settings define.
     ///
     /// # Errors
     /// The env file or the settings of the probe cannot be used.
@@ -234,7 +234,7 @@ impl Installation {
         probe::resolve(&self.settings.probe, &env_file, None)
     }
 
-    /// Returns whether the fence stands. If that cannot be read, it does.
+    /// Returns whether the fence stands. If the fence cannot be read, the result is `true`.
     pub fn is_fenced(&self) -> bool {
         !matches!(fence::read(&self.layout), Ok(None))
     }
@@ -262,7 +262,7 @@ impl Installation {
         as_typed(&self.layout, command)
     }
 
-    /// Returns a hint with its command of this program as it must be typed for this installation.
+    /// Returns a hint whose command of this program is written as it must be typed for this installation.
     pub fn typed(&self, hint: Hint) -> Hint {
         typed(&self.layout, hint)
     }
@@ -273,7 +273,8 @@ impl Installation {
     }
 }
 
-/// The user that builds environments, which owns nothing else; where there is none, and below a root, the owner of the tree.
+/// Returns the user that builds environments, which owns nothing else. If it does not exist, and with `--root`: the
+/// owner of the tree.
 fn builder(layout: &Layout, owner: Owner) -> Owner {
     if !layout.is_real() || Owner::own().uid != 0 {
         return owner;
@@ -281,7 +282,7 @@ fn builder(layout: &Layout, owner: Owner) -> Owner {
     Owner::named(BUILDER).ok().flatten().unwrap_or(owner)
 }
 
-/// Chooses who keeps the service: systemd, where it is the real machine's PID 1; the embedded supervisor everywhere else.
+/// Chooses the service manager: systemd if it is the real machine's PID 1, else the embedded supervisor.
 fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     if settings.layout.is_real() && systemd::is_booted() {
         let (layout, unit) = (settings.layout.clone(), settings.service.unit.clone());
@@ -292,8 +293,8 @@ fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     }
 }
 
-/// Returns a text with every command of this program in it as it must be typed for the installation at `layout`, and with
-/// the configuration where it lies there.
+/// Returns a text with every command of this program in it as it must be typed for the installation at `layout`, and
+/// with the path of the configuration there.
 pub fn as_typed(layout: &Layout, text: &str) -> String {
     if layout.is_real() {
         return text.to_owned();
@@ -313,15 +314,15 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
     typed.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns a hint with its command of this program as it must be typed for the installation at `layout`.
+/// Returns a hint whose command of this program is written as it must be typed for the installation at `layout`.
 pub fn typed(layout: &Layout, hint: Hint) -> Hint {
     hint.map_line(|line| as_typed(layout, line))
 }
 
-/// Refuses a caller who may not write the tool's own state.
+/// Refuses a caller who cannot write to the tool's own state.
 ///
 /// # Errors
-/// The caller may not.
+/// The caller cannot write to it.
 pub fn check_writable(layout: &Layout) -> Outcome<()> {
     for directory in [layout.state(), layout.store()] {
         let Err(error) = rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK) else { continue };
@@ -337,13 +338,13 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns the hint of who may do what others are refused, with the command.
+/// Returns the hint that names the user who has the permission, with the command.
 pub fn permission_hint(layout: &Layout) -> Hint {
     let who = if layout.is_real() { "" } else { "the user who initialized the installation, or as " };
     Hint::shell(with_sudo()).with_purpose(&format!("run it as {who}root"))
 }
 
-/// Returns the command line of this process as it is typed to run it as root. The root is left out: [`as_typed`] adds it.
+/// Returns the command line to type to run this process as root. The root is left out: [`as_typed`] adds it.
 pub fn with_sudo() -> String {
     sudo(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
 }

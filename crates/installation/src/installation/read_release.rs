@@ -1,7 +1,7 @@
-//! What a commit brings with it: the application's settings and its dependency definitions.
+//! The content of a commit: the application's settings and its dependency definitions.
 //!
-//! Read from the mirror, never from the work tree, so that it can be known before the stop and cannot be changed by
-//! everyone who can write in `app/`. The reading is an operation: what the application wrote is parsed there.
+//! Read from the mirror, never from the working tree: the content is known before the stop, and users who can write to
+//! `app/` cannot change it. The reading is an operation: it parses text of the application.
 
 use std::path::{Path, PathBuf};
 
@@ -32,15 +32,15 @@ const LARGEST_ALSO: u64 = 1 << 20;
 struct ReadReleaseRequest {
     layout: Layout,
     commit: CommitId,
-    /// What the host says, where the application says nothing or may say nothing.
+    /// The host's settings, for values that the application does not set or may not set.
     python: Python,
-    /// Which of definitions, extras and groups the host has set.
+    /// Whether the host has set definitions, extras and groups.
     set: [bool; 3],
-    /// What the host's own file of requirements holds.
+    /// The content of the host's own file of requirements.
     also: Option<Vec<u8>>,
 }
 
-/// What a commit brings.
+/// The content of a commit.
 #[derive(Debug, Serialize, Deserialize)]
 struct ReadReleaseResponse {
     application: ApplicationFile,
@@ -48,7 +48,7 @@ struct ReadReleaseResponse {
 }
 
 impl Installation {
-    /// Returns what a commit brings; a commit never changes, so it is read once.
+    /// Returns the release of a commit; a commit never changes, so it is read once.
     ///
     /// # Errors
     /// The commit cannot be deployed.
@@ -65,8 +65,7 @@ impl Installation {
 /// Reads a commit out of the mirror.
 ///
 /// # Errors
-/// The commit uses what is not supported, its `refresh.toml` says what it may not, or its definitions cannot be
-/// used.
+/// The commit uses unsupported features, its `refresh.toml` has faults, or its definitions cannot be used.
 fn read(on: &Installation, commit: &CommitId) -> Outcome<Release> {
     on.mirror.check_supported(commit)?;
     let context = || format!("commit {} cannot be deployed", commit.short());
@@ -86,7 +85,7 @@ fn read(on: &Installation, commit: &CommitId) -> Outcome<Release> {
     Ok(Release { commit: commit.clone(), settings, definitions: found.definitions })
 }
 
-/// Adds what helps where only another commit can: the same run would fail again.
+/// Adds a hint to a failure that only another commit can repair: the same run would fail again.
 fn correct_it(failure: Failure) -> Failure {
     if failure.hints().is_empty() {
         failure.hint("correct this in the application's repository and push: a run takes the latest commit")
@@ -99,10 +98,10 @@ impl Release {
     /// Returns the environment that the commit wants. uv, lock and packages of a bundle are in place then.
     ///
     /// # Errors
-    /// There is no interpreter that it could run on, or the bundle cannot be used.
+    /// No interpreter can be used, or the bundle cannot be used.
     pub fn wanted(&self, on: &Installation) -> Outcome<EnvironmentSpec> {
         let interpreter = on.interpreter()?;
-        // Without files, git would answer for the whole tree.
+        // Without files, git would answer for the entire tree.
         let cutoff = if self.definitions.files().next().is_none() {
             None
         } else {
@@ -125,7 +124,7 @@ fn read_also(layout: &Layout, file: &Path) -> Outcome<Vec<u8>> {
     })
 }
 
-/// Does the operation.
+/// Carries out the operation.
 pub fn answer(request: &[u8]) -> Vec<u8> {
     worker::answer(request, |request| handle(&request))
 }
@@ -134,7 +133,7 @@ fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
     let runner = Runner::silent();
     let git = Git::new(&runner, &request.layout)?;
     let mirror = Mirror::new(&git, &request.layout, &Remote::default());
-    // Listed first, every file is found without one git for each.
+    // After one listing, every file is found without a git process for each.
     mirror.files(&request.commit)?;
     let application = mirror.read(&request.commit, Path::new(APPLICATION_FILE))?;
     let application = layers::read_application(application.as_deref())?;
@@ -153,7 +152,7 @@ fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
     Ok(ReadReleaseResponse { application, definitions })
 }
 
-/// The tree of a commit, as `environments` reads it.
+/// The tree of a commit, in the form that `environments` reads.
 #[derive(Debug)]
 struct CommitTree<'a> {
     mirror: &'a Mirror,

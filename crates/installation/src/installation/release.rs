@@ -1,10 +1,10 @@
-//! A release: a commit and what it states about itself. It touches nothing.
+//! A release: a commit, its settings and its dependency definitions. The module touches nothing.
 
 use refresh_environments::definitions::Definitions;
 use refresh_settings::Settings;
 use refresh_settings::names::CommitId;
 
-/// A commit, and what it says of itself.
+/// A commit, its settings and its dependency definitions.
 #[derive(Debug, Clone)]
 pub struct Release {
     /// The commit.

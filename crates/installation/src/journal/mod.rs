@@ -1,8 +1,8 @@
-//! The durable record of a run, and what the next run makes of it.
+//! The durable record of a run, and how the next run uses it.
 //!
-//! [`record`] says what is written and which order is legal, [`store`] writes and reads it, [`run_lock`] lets one run
-//! at a time through, [`recover`] cleans up after a run that was killed. Nothing is ever resumed in the middle: the
-//! journal only has what a killed run may have left.
+//! [`record`] defines the records and their legal order, and [`store`] writes and reads them. [`run_lock`] allows one
+//! run at a time, and [`recover`] cleans up after a run that was killed. Nothing is ever resumed in the middle: the
+//! journal only records what a killed run may have left.
 
 pub mod record;
 pub mod recover;

@@ -1,4 +1,4 @@
-//! What a journal holds, and which record may follow which.
+//! The records of a journal, and which of them may follow which.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub enum Entry {
         schema: u32,
         /// The run.
         run: RunId,
-        /// The process that works.
+        /// The process of the run.
         process: ProcessId,
         /// The branch it is for.
         branch: BranchName,
@@ -32,7 +32,7 @@ pub enum Entry {
         #[serde(default)]
         sequence: u64,
     },
-    /// The commit that the run aims at is known.
+    /// The commit that the run will deploy is known.
     Aimed {
         /// The commit.
         commit: CommitId,
@@ -66,17 +66,17 @@ pub enum Entry {
     },
 }
 
-/// Where a run is, by its journal.
+/// The position of a run, by its journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Nothing is written yet.
     Empty,
-    /// The run began and no part of it is in hand.
+    /// The run began and no part of it is in progress.
     Between {
         /// The last part that is done.
         done: Option<Phase>,
     },
-    /// A part was begun and its outcome is not written.
+    /// A part was begun and its outcome is not recorded.
     Within {
         /// Which part.
         phase: Phase,
@@ -96,9 +96,9 @@ pub enum Status {
 /// A record that may not follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IllegalTransition {
-    /// Where the run was.
+    /// The position of the run.
     pub status: Status,
-    /// What was to be written.
+    /// The record that was to be written.
     pub entry: Box<Entry>,
 }
 
@@ -111,7 +111,8 @@ impl std::fmt::Display for IllegalTransition {
 impl std::error::Error for IllegalTransition {}
 
 impl Status {
-    /// Decides, alone, which record may follow which (RW-5.0: the steps in their order, none skipped, none twice).
+    /// The only function that decides which record may follow which (RW-5.0: the steps in their order, none skipped,
+    /// none twice).
     ///
     /// # Errors
     /// The record may not follow.
@@ -137,7 +138,7 @@ impl Status {
     }
 }
 
-/// Staging may be left out; the steps may not, and none comes twice.
+/// Staging can be left out. The steps cannot, and none comes twice.
 fn may_begin(done: Option<Phase>, next: Phase) -> bool {
     match (done, next) {
         (None, Phase::Staging | Phase::Stop) | (Some(Phase::Staging), Phase::Stop) => true,
@@ -149,12 +150,12 @@ fn may_begin(done: Option<Phase>, next: Phase) -> bool {
     }
 }
 
-/// An interruption may be written after anything; the other endings only where they are true.
+/// An interruption can be recorded after anything; the other endings only if they are true.
 fn may_end(status: Status, ending: Ending) -> bool {
     match ending {
         Ending::Refreshed => status == Status::Between { done: Some(Phase::Status) },
         Ending::Halted => matches!(status, Status::Failed { phase } if phase.step().is_some()),
-        // A stop that fails before the fence is up has stopped nothing.
+        // A stop that fails before the fence stands has stopped nothing.
         Ending::Refused => matches!(status, Status::Failed { phase: Phase::Staging | Phase::Stop }),
         Ending::Interrupted => !matches!(status, Status::Ended { .. }),
         Ending::Unchanged | Ending::HeldBack => false,

@@ -1,7 +1,7 @@
-//! Cleans up after a run that was killed, so that the next one can observe and enter at `stop`.
+//! Cleans up after a run that was killed, before the next run observes the state and begins at `stop`.
 //!
-//! What the killed run left running is ended, an exchange of trees that it had begun is completed, its journal is
-//! closed. Nothing else of it is resumed: every step is idempotent, and the next run does them all.
+//! Processes that the killed run left are ended, an exchange of trees that it had begun is completed, and its journal
+//! is closed. Nothing else is resumed: every step is idempotent, and the next run does them all.
 
 use std::fs;
 use std::path::Path;
@@ -18,13 +18,13 @@ use refresh_system::{checkpoint, disk};
 use super::record::{Entry, Status};
 use super::store::{self, Journal};
 
-/// The file in the directory of a run that its children are recorded in.
+/// The file in the directory of a run that records its children.
 pub const CHILDREN: &str = "children.jsonl";
 
-/// The directory in the directory of a run that holds a copy of the commit for staged checks.
+/// The subdirectory of a run's directory with a copy of the commit for staged checks.
 pub const STAGED_TREE: &str = "staged-tree";
 
-/// How long what is killed may take to be gone.
+/// How long killed processes may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the recovery found.
@@ -32,17 +32,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Recovered {
     /// The runs that had been interrupted.
     pub runs: Vec<RunId>,
-    /// The commits that they were aiming at: files of these are no local changes.
+    /// The commits that they were deploying: files of these are not local changes.
     pub aimed: Vec<CommitId>,
 }
 
-/// What recovery has to know of the exchanges of trees.
+/// The exchanges of trees, as far as recovery needs them.
 pub trait Exchanges {
-    /// Returns `true` if a run has begun an exchange and not finished it. Its journal may say that it came to an end: the
-    /// disk was full.
+    /// Returns `true` if a run has begun an exchange and not finished it. Its journal may record an end all the same:
+    /// the disk was full.
     fn is_unfinished(&self, run: &RunId) -> bool;
 
-    /// Completes the exchange of a run; returns `false` if there was none. Doing it again changes nothing.
+    /// Completes the exchange of a run; returns `false` if no exchange had begun. A repetition changes nothing.
     ///
     /// # Errors
     /// An entry cannot be moved.
@@ -55,13 +55,13 @@ pub trait Exchanges {
     fn remove_leftovers(&self) -> Outcome<()>;
 }
 
-/// Recovers from every run that did not come to its end, and from those that came to a bad one in the middle of an
-/// alignment. To be called by the holder of the run lock.
+/// Recovers from every run that was interrupted, and from those that failed in the middle of an exchange of trees. Only
+/// the holder of the run lock may call it.
 ///
 /// # Errors
 /// A process cannot be ended, or an exchange cannot be completed.
 pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> Outcome<Recovered> {
-    // Only the run that holds the lock lets the service through the fence, and that has not begun.
+    // Only the run that holds the lock lets the service through the fence, and this run has not begun.
     disk::remove_file_if_there(&layout.admit())?;
     disk::sweep_unwritten(&layout.state())?;
     let mut recovered = Recovered::default();
@@ -92,7 +92,7 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
             continue;
         }
         match read.and_then(|read| read.status) {
-            // A foreign journal stays as it is found; a note beside it says that it has been dealt with.
+            // A foreign journal stays unchanged; a file beside it marks the run as dealt with.
             None => disk::write_atomic(&directory.join(SETTLED), b"", 0o644)?,
             Some(_) => Journal::reopen(&directory)?.append(Entry::Ended { ending: Ending::Interrupted })?,
         }
@@ -103,7 +103,7 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
     Ok(recovered)
 }
 
-/// Returns the runs that began and did not end, and that no later one has dealt with.
+/// Returns the runs that began and did not end, and that no later run has dealt with.
 ///
 /// # Errors
 /// The directory of the runs cannot be read.
@@ -125,14 +125,14 @@ const SETTLED: &str = "settled";
 fn is_interrupted(directory: &Path, read: Option<&store::Read>) -> bool {
     match read.map(|read| read.status) {
         Some(Some(Status::Ended { .. })) => false,
-        // Killed before the journal was made, or the journal is foreign.
+        // The run was killed before it made the journal, or the journal is foreign.
         None | Some(None) => !directory.join(SETTLED).exists(),
         Some(Some(_)) => true,
     }
 }
 
-/// Returns all runs in the order in which they began, whatever the clock said then: by their sequence numbers. Those of earlier
-/// versions have none; they come first, by their names.
+/// Returns all runs in the order in which they began, by their sequence numbers, independent of the clock. Those of
+/// earlier versions have none; they come first, by their names.
 ///
 /// # Errors
 /// The directory of the runs, or a journal, cannot be read.
@@ -151,7 +151,7 @@ pub fn sorted(layout: &Layout, runs: Vec<RunId>) -> Outcome<Vec<RunId>> {
     Ok(numbered.into_iter().map(|(_, run)| run).collect())
 }
 
-/// Returns the sequence number of a run that begins now. To be called by the holder of the run lock.
+/// Returns the sequence number of a run that begins now. Only the holder of the run lock may call it.
 ///
 /// # Errors
 /// As [`in_order`].
@@ -163,10 +163,10 @@ pub fn next_sequence(layout: &Layout) -> Outcome<u64> {
     Ok(last + 1)
 }
 
-/// Returns the names of all runs, sorted: by the clock as it was then.
+/// Returns the names of all runs, sorted: by the clock at their start.
 ///
 /// # Errors
-/// The directory is there and cannot be read.
+/// The directory exists and cannot be read.
 pub fn all(runs: &Path) -> Outcome<Vec<RunId>> {
     let context = || format!("cannot read {}", runs.display());
     let entries = match fs::read_dir(runs) {

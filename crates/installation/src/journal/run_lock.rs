@@ -1,7 +1,7 @@
 //! One run at a time.
 //!
-//! The lock is flock(2) on a file that is never unlinked, so the kernel releases it with its holder, whatever ends
-//! that. What the file says (who, since when) is for messages only.
+//! The lock is flock(2) on a file that is never unlinked, so the kernel releases it when its holder ends, for any
+//! reason. The content of the file (the holder, since when) is for messages only.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -16,10 +16,10 @@ use refresh_settings::names::RunId;
 use refresh_system::error::{Context as _, Outcome};
 use refresh_system::{clock, disk};
 
-/// How long a reader of the lock may hold up a process that takes it.
+/// How long a reader of the lock may delay a process that takes it.
 const GLANCE: Duration = Duration::from_millis(300);
 
-/// How long what a killed holder left may take to be gone.
+/// How long processes of a killed holder may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The held lock; dropping it releases it.
@@ -28,12 +28,12 @@ pub struct RunLock {
     _file: File,
 }
 
-/// Who holds the lock.
+/// The holder of the lock.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Holder {
-    /// What it does: the command.
+    /// The command that it runs.
     pub command: String,
-    /// Its run, where it is one.
+    /// Its run, if it is one.
     pub run: Option<RunId>,
     /// Its process.
     pub process: ProcessId,
@@ -41,7 +41,7 @@ pub struct Holder {
     pub since: jiff::Timestamp,
 }
 
-/// What became of an attempt to take the lock.
+/// The result of an attempt to take the lock.
 #[derive(Debug)]
 pub enum Taken {
     /// It is ours.
@@ -63,7 +63,8 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
             Ok(()) => break,
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let holder = holder(&mut file);
-                // A process that calls `held_by` holds the lock for an instant, and the file still names an earlier holder.
+                // A process that calls `held_by` holds the lock for an instant, and the file still names an earlier
+                // holder.
                 let alive = holder.as_ref().is_some_and(|holder| holder.process.is_alive());
                 let limit = if alive { patience } else { patience.max(GLANCE) };
                 if clock::monotonic().duration_since(start) >= limit {
@@ -86,8 +87,8 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
     Ok(Taken::Ours(RunLock { _file: file }))
 }
 
-/// Ends what the last holder, should it have been killed, left running. A run that was killed in preflight has no directory
-/// by which a recovery would find it, but its worker may be at work in `app/` all the same.
+/// Ends the processes that the last holder left if it was killed. A run that was killed in preflight has no directory,
+/// so a recovery would not find it, but its worker may still be working in `app/`.
 fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else {
         return Ok(());
@@ -95,10 +96,10 @@ fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     leftover::end(&run, Path::new("/dev/null"), &[], PATIENCE).map(drop)
 }
 
-/// Returns the holder of the lock, without taking it; `None` if it is free, or if the caller may not read it.
+/// Returns the holder of the lock, without taking it; `None` if it is free, or if the caller cannot read it.
 ///
 /// # Errors
-/// The lock file cannot be looked at.
+/// The lock file cannot be examined.
 pub fn held_by(path: &Path) -> Outcome<Option<Holder>> {
     let Ok(Some(mut file)) = disk::open_own(path, OFlags::RDONLY, Mode::empty()) else { return Ok(None) };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -138,7 +139,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        // As an earlier version left it.
+        // The state that an earlier version left.
         disk::write_atomic(&path, b"", 0o644).unwrap();
         take(&path, "run", None, Duration::ZERO).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);

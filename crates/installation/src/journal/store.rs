@@ -1,4 +1,4 @@
-//! The journal on disk: JSON lines, appended one by one, a torn tail tolerated.
+//! The journal on disk: JSON lines, appended one by one. An incomplete last line is tolerated.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ pub struct Line {
     pub seq: u64,
     /// When, in UTC.
     pub at: jiff::Timestamp,
-    /// What.
+    /// The record.
     #[serde(flatten)]
     pub entry: Entry,
 }
@@ -33,9 +33,9 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     next: u64,
-    /// How many bytes the whole records take.
+    /// How many bytes the complete records take.
     length: u64,
-    /// Whether a record that failed may have left a part of itself after these.
+    /// Whether a failed write may have left a part of a record after these.
     is_torn: bool,
     status: Status,
 }
@@ -44,7 +44,7 @@ impl Journal {
     /// Makes the journal of a new run in its directory.
     ///
     /// # Errors
-    /// The directory is not writable, or a journal is there already.
+    /// The directory is not writable, or a journal already exists.
     pub fn create(directory: &Path) -> Outcome<Self> {
         let path = directory.join(FILE);
         if path.exists() {
@@ -55,7 +55,7 @@ impl Journal {
         Ok(Self { path, file, next: 0, length: 0, is_torn: false, status: Status::Empty })
     }
 
-    /// Opens the journal of a run that was killed, to close it. A torn tail is cut off first.
+    /// Opens the journal of a run that was killed, to close it. An incomplete last line is cut off first.
     ///
     /// # Errors
     /// The journal cannot be read or written.
@@ -71,8 +71,8 @@ impl Journal {
         Ok(Self { path, file, next, length: read.complete_bytes, is_torn: false, status })
     }
 
-    /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that
-    /// the fence covers ([`is_covered_by_the_fence`]): these are durable with the next one that is not.
+    /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that the
+    /// fence covers ([`is_covered_by_the_fence`]): these become durable with the next record that is not covered.
     ///
     /// # Errors
     /// The record may not follow (a bug), or the disk refuses.
@@ -87,7 +87,7 @@ impl Journal {
         let mut bytes = serde_json::to_vec(&line).context(context)?;
         bytes.push(b'\n');
         let sync = |file: &File| if covered { Ok(()) } else { file.sync_data() };
-        // Half a record, or one that does not count, would make a foreign journal of what is written after it.
+        // After half a record, or a rejected one, the next record would make the journal foreign.
         if self.is_torn {
             self.file.set_len(self.length).context(context)?;
         }
@@ -105,8 +105,9 @@ impl Journal {
     }
 }
 
-/// Returns `true` for what is recorded while the service is down. Whatever a power cut takes of it, the fence stands, the
-/// exchange of trees has a record of its own, and the next run does every step again; a sync would only cost downtime.
+/// Returns `true` for records that are written while the service is down. A power cut may take them: the fence stands,
+/// the exchange of trees has a separate record, and the next run does every step again. A sync would only cost
+/// downtime.
 fn is_covered_by_the_fence(entry: &Entry) -> bool {
     match entry {
         Entry::Intent { phase } => {
@@ -131,15 +132,15 @@ fn entry_name(entry: &Entry) -> String {
     }
 }
 
-/// What could be read of a journal.
+/// The readable part of a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
-    /// The whole lines, as far as they make sense.
+    /// The complete lines, up to the first one that is not valid.
     pub lines: Vec<Line>,
-    /// Where the run is; `None` if the journal is foreign: something in it is not ours, or in an order that we
-    /// never write. Then nothing of it may be relied on.
+    /// The position of the run; `None` if the journal is foreign: a record in it is not ours, or the order is one that
+    /// we never write. Then no part of it can be trusted.
     pub status: Option<Status>,
-    /// How many bytes the whole lines take.
+    /// How many bytes the complete lines take.
     pub complete_bytes: u64,
 }
 
@@ -161,15 +162,15 @@ impl Read {
 /// Reads the journal of a run; `None` if the directory has none.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The file exists and cannot be read.
 pub fn read(directory: &Path) -> Outcome<Option<Read>> {
     Ok(disk::read_own(&directory.join(FILE))?.map(|bytes| parse(&bytes)))
 }
 
-/// Returns the place of a run among all runs; 0 for one of an earlier version, and where the journal does not have it.
+/// Returns the place of a run among all runs; 0 for one of an earlier version, and if the journal does not have it.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The file exists and cannot be read.
 pub fn sequence(directory: &Path) -> Outcome<u64> {
     let bytes = disk::read_own(&directory.join(FILE))?.unwrap_or_default();
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -179,8 +180,7 @@ pub fn sequence(directory: &Path) -> Outcome<u64> {
     })
 }
 
-/// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong
-/// makes the journal foreign.
+/// Parses a journal's bytes. A power cut leaves an unfinished last line; any other fault makes the journal foreign.
 pub(crate) fn parse(bytes: &[u8]) -> Read {
     let mut read = Read { lines: Vec::new(), status: Some(Status::Empty), complete_bytes: 0 };
     let mut rest = bytes;
@@ -276,7 +276,7 @@ mod tests {
             unit: UnitName::usual(),
             sequence: 1,
         };
-        // This device takes nothing, and cannot be cut.
+        // This device accepts no bytes, and cannot be truncated.
         let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
         let file = std::mem::replace(&mut journal.file, full);
         assert!(journal.append(begun()).is_err());
