@@ -1,8 +1,9 @@
-//! The digests of files that were read before, so that an unchanged file is not read again. It touches no file itself.
+//! The digests of files that were read before: an unchanged file is not read again. The module touches no file itself.
 //!
-//! A file is unchanged if device, inode, length and both times are the same. The time of change (ctime) is the kernel's
-//! own: only who sets the clock of the machine can give a file an older one. A file that changed just before it was read is
-//! not remembered, because a second change within the same tick of the file system's clock would not show.
+//! A file is unchanged if device, inode, length and both times are the same. The kernel sets the time of change
+//! (ctime): only a user who sets the clock of the machine can give a file an older one. A file that changed just before
+//! it was read is not remembered, because a second change within the same tick of the file system's clock could not be
+//! detected.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -43,7 +44,7 @@ impl Stamp {
         }
     }
 
-    /// Returns `true` if a change at `time` or later is sure to show.
+    /// Returns `true` if a change at `time` or later can be detected with certainty.
     pub(crate) fn is_settled(&self, time: FileTime) -> bool {
         (self.changed.0.saturating_add(SETTLED_SECONDS), self.changed.1) <= time
     }
@@ -61,7 +62,7 @@ pub struct DigestCache {
 }
 
 impl DigestCache {
-    /// How many bytes the form on disk has at most; more is not read.
+    /// How many bytes the form on disk has at most; a larger one is not read.
     pub const LIMIT: u64 = 16 << 20;
 
     /// Returns the digest of a file that is unchanged.
@@ -82,7 +83,7 @@ impl DigestCache {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads the form on disk; a damaged one is an empty cache, so that every file is read.
+    /// Reads the form on disk; a damaged one is an empty cache, and every file is read.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         serde_json::from_slice(bytes).unwrap_or_default()
     }

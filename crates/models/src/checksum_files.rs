@@ -1,7 +1,7 @@
-//! Files named `SHA256SUMS`, as `sha256sum` writes them, with and without `--tag`. It reads nothing itself.
+//! Files named `SHA256SUMS`, as `sha256sum` writes them, with and without `--tag`. The module reads nothing itself.
 //!
-//! A line of another form, a path that leaves the directory and a malformed digest are problems with their line number; the
-//! other lines count. A name with a backslash or a line feed, which `sha256sum` escapes, is a problem too.
+//! A line of another form, a path that leaves the directory and a malformed digest are problems with their line number;
+//! the other lines count. A name with a backslash or a line feed, which `sha256sum` escapes, is a problem too.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -25,7 +25,8 @@ pub(crate) struct ChecksumFile {
 }
 
 impl ChecksumFile {
-    /// Returns what the file at `path` expects of others. Who publishes models lists every file, and a machine needs some.
+    /// Returns the expectations of the checksum file at `path`. Publishers of models list every file, and a machine
+    /// needs only some.
     pub(crate) fn claims(self, path: &Path, from: &str) -> Vec<(PathBuf, Expected)> {
         let expected = |name: &Path, digest| Expected {
             digest: Some(digest),

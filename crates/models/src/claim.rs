@@ -1,4 +1,4 @@
-//! Claims about files of models, and the verdicts on them. It touches nothing.
+//! Claims about files of models, and the verdicts on them. The module touches nothing.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -18,11 +18,11 @@ pub(crate) struct Claim {
     pub path: PathBuf,
     /// The path for people: relative to its model directory, and safe to print.
     pub shown: String,
-    /// What is expected of the file.
+    /// The expectation about the file.
     pub expected: Expected,
 }
 
-/// What a source expects of a file.
+/// The expectation of a source about a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// The source: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
@@ -38,7 +38,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Returns the expectation that `from` names a file that may be missing.
+    /// Returns the expectation of `from` about a file that may be missing.
     pub(crate) fn optional(from: impl Into<String>) -> Self {
         Self { from: from.into(), is_required: false, size: None, digest: None, format: None }
     }
@@ -59,7 +59,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Returns the format that a file name stands for.
+    /// Returns the format that a file name indicates.
     pub(crate) fn of_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "gguf" => Some(Self::Gguf),
@@ -77,7 +77,7 @@ impl Sha256Hex {
     /// Parses 64 hexadecimal digits of either case.
     ///
     /// # Errors
-    /// The text is something else.
+    /// The text has another form.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -98,7 +98,7 @@ impl Sha256Hex {
 pub enum Finding {
     /// The digest is the expected one.
     Verified,
-    /// The file is there and has the expected length; no digest was compared.
+    /// The file exists and has the expected length; no digest was compared.
     Present,
     /// The file is missing and required.
     MissingRequired,
@@ -254,7 +254,7 @@ pub(super) fn is_inside(path: &Path) -> bool {
         && !path.as_os_str().as_encoded_bytes().contains(&0)
 }
 
-/// Makes text of others safe to print on one line, and shortens it.
+/// Makes text from elsewhere safe to print on one line, and shortens it.
 pub(super) fn shortened(text: &str) -> String {
     const LONGEST: usize = 200;
     let safe = harmless_line(text);

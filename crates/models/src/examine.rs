@@ -1,7 +1,7 @@
 //! The operation that verifies models, from the sources to verdicts, in one process that reads all of them.
 //!
-//! On a machine it runs in a unit as the service user, who may write to every file that is read here. It writes nothing: what
-//! is known of the files goes back to the conductor, which keeps it. Its progress is a line each on standard error.
+//! On a machine it runs in a unit as the service user, who may write to every file that it reads. It writes nothing: it
+//! returns its knowledge of the files to the conductor, which keeps it. It reports progress in lines on standard error.
 
 use std::path::PathBuf;
 
@@ -23,16 +23,16 @@ use super::{Finding, locations};
 /// The name of the operation.
 pub const OPERATION: &str = "examine-models";
 
-/// The begin of a line that says how far the reading is.
+/// The beginning of a line of progress.
 pub const PROGRESS: &str = "read ";
 
-/// What to examine.
+/// The models to examine.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExamineModelsRequest {
     layout: Layout,
-    /// The manifest; the operation reads that of the deployed application where there is none here.
+    /// The manifest; if it is `None`, the operation reads that of the deployed application.
     manifest: Option<ManifestText>,
-    /// The directory that the service's environment file names, or why that cannot be read.
+    /// The directory that the service's environment file names, or why the file cannot be read.
     ollama: Result<Option<String>, String>,
     stores: Vec<TreePath>,
     depth: Depth,
@@ -70,7 +70,7 @@ pub fn handle(request: ExamineModelsRequest) -> Outcome<Verified> {
     examine(request, &|progress| print_to_stderr(&format!("{PROGRESS}{progress}")))
 }
 
-/// Examines models in this process. `report` takes how far the reading is, as text.
+/// Examines models in this process. `report` receives the progress as text.
 ///
 /// # Errors
 /// The interruption.
@@ -82,7 +82,7 @@ pub fn examine(request: ExamineModelsRequest, report: &dyn Fn(&str)) -> Outcome<
     let mut verdicts = gathered.verdicts;
     for mut verdict in files {
         match verdict.finding {
-            // A file that no source lists may be gone.
+            // A file that no source lists may have been removed.
             Finding::MissingOptional if verdict.from == UNLISTED => continue,
             Finding::Present if verdict.from == UNLISTED => verdict.finding = Finding::Unexpected,
             _ => {}
@@ -90,7 +90,7 @@ pub fn examine(request: ExamineModelsRequest, report: &dyn Fn(&str)) -> Outcome<
         verdicts.push(verdict);
     }
     verdicts.sort_by(|one, other| (&one.path, &one.from).cmp(&(&other.path, &other.from)));
-    // Two entries of one source may expect the same of a file.
+    // Two entries of one source may have the same expectation about a file.
     verdicts.dedup_by(|one, other| {
         one.path == other.path && one.from == other.from && one.finding == other.finding
     });

@@ -1,5 +1,5 @@
-//! From the sources to claims: the manifest, the checksum files, indexes and Ollama manifests of every model directory, and
-//! the files that no source lists. It reads these sources.
+//! From the sources to claims: the manifest, the checksum files, indexes and Ollama manifests of every model directory,
+//! and the files that no source lists. The module reads these sources.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
@@ -21,14 +21,14 @@ use super::{Claim, Expected, Finding, Format, Problems, Verdict, checksum_files,
 /// The source of a file that no source lists: only its own header is examined.
 pub(super) const UNLISTED: &str = "not listed";
 
-/// How many claims and verdicts there may be: a source must not fill the memory.
+/// How many claims and verdicts are allowed: a source must not fill the memory.
 const MOST_CLAIMS: usize = 200_000;
 
-/// The text of a manifest; `None` if there is none, and the reason if it cannot be read.
+/// The text of a manifest; `None` if it does not exist, and the reason if it cannot be read.
 pub(crate) type ManifestText = Result<Option<Vec<u8>>, String>;
 
-/// Reads the manifest of the deployed application. No link in `app/` is followed: a writer of `app/` must not choose what is
-/// read.
+/// Reads the manifest of the deployed application. No link in `app/` is followed: a writer of `app/` must not choose
+/// the file that is read.
 pub(super) fn deployed_manifest(layout: &Layout) -> ManifestText {
     match layout.app().canonicalize() {
         Ok(app) => read_file(&app.join(manifest::PATH), manifest::LIMIT),
@@ -37,7 +37,7 @@ pub(super) fn deployed_manifest(layout: &Layout) -> ManifestText {
     }
 }
 
-/// What the sources expect of models on this machine.
+/// The expectations of the sources about models on this machine.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     /// The claims to compare with files.
@@ -49,8 +49,8 @@ pub(super) struct Gathered {
     dirs: ModelDirs,
 }
 
-/// Gathers the claims of all sources. `ollama` is the value of the variable in the environment file, or why that cannot be
-/// read; `stores` are the directories that the host names.
+/// Gathers the claims of all sources. `ollama` is the value of the variable in the environment file, or why the file
+/// cannot be read; `stores` are the directories that the host names.
 ///
 /// # Errors
 /// The interruption.
@@ -134,7 +134,7 @@ impl Gathered {
         }
     }
 
-    /// Adds what is expected of the file at `path`, which may lead through links.
+    /// Adds an expectation about the file at `path`, which may lead through links.
     fn expect(&mut self, path: &Path, expected: Expected) {
         match self.dirs.resolve(path) {
             Ok(Some(real)) if self.has_room() => {
@@ -222,7 +222,7 @@ impl Gathered {
         claims.chain(self.verdicts.iter().map(|verdict| &verdict.path)).cloned().collect()
     }
 
-    /// Expects each part of a split GGUF of which some part is expected: no part works without the others.
+    /// Adds expectations for all parts of a split GGUF of which one part is expected: no part works without the others.
     fn add_parts(&mut self) -> Outcome<()> {
         let known = self.paths();
         let mut sets: BTreeMap<PathBuf, (Part, bool)> = BTreeMap::new();
@@ -247,7 +247,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Adds what no source lists. A file whose name begins with a dot is a note of another tool, or a download.
+    /// Adds the files that no source lists. A file whose name begins with a dot is a note of another tool, or a
+    /// download.
     fn add_unlisted(&mut self, files: &[(PathBuf, Kind)]) -> Outcome<()> {
         let listed = self.paths();
         for (path, kind) in files {
@@ -267,7 +268,7 @@ impl Gathered {
                 (Kind::Link(_), Err(finding @ Finding::Inconsistent(_))) => {
                     self.report(path, UNLISTED, finding);
                 }
-                // What a link leads to is examined where it lies.
+                // The target of a link is examined at its own path.
                 (Kind::Link(_), _) => {}
                 (Kind::File, _) if Format::of_name(path).is_some() => {
                     let format = Format::of_name(path);

@@ -1,8 +1,8 @@
 //! The header of a GGUF file: whether it can be read within the file, and which part of a split model the file is.
 //!
-//! Source: the GGUF specification (`docs/gguf.md` of ggml), versions 2 and 3; `llama_split_path` of llama.cpp. The header
-//! may be hostile: no number in it decides how much is allocated or how deep this recurses, and all of it is read within
-//! [`HEADER_LIMIT`].
+//! Source: the GGUF specification (`docs/gguf.md` of ggml), versions 2 and 3; `llama_split_path` of llama.cpp. The
+//! header may be hostile: no number in it decides how much is allocated or how deep this recurses, and all of it is
+//! read within [`HEADER_LIMIT`].
 
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::Finding;
 /// How many bytes a header may have. Those of large vocabularies have about 20 MiB.
 pub(crate) const HEADER_LIMIT: u64 = 64 << 20;
 
-/// How many parts of a split model are looked for.
+/// How many parts of a split model are searched for.
 const MOST_PARTS: u32 = 1000;
 
 /// One part of a split model, by its file name: `<prefix>-00001-of-00003.gguf`.
@@ -46,11 +46,11 @@ impl Part {
     }
 }
 
-/// Examines the header of the GGUF file at `path`, which has `length` bytes. A split model must be named as llama.cpp
-/// looks for its parts; a file without the ending `.gguf` is looked for in another way.
+/// Examines the header of the GGUF file at `path`, which has `length` bytes. The parts of a split model must have the
+/// names that llama.cpp expects. A file without the ending `.gguf` needs no such name.
 ///
 /// # Errors
-/// The finding: the file is truncated, is no GGUF file, contradicts itself or its name, or cannot be read.
+/// The finding: the file is truncated, is not a GGUF file, contradicts itself or its name, or cannot be read.
 pub(crate) fn check(file: impl Read + Seek, length: u64, path: &Path) -> Result<(), Finding> {
     let mut header = Header { file: BufReader::with_capacity(64 << 10, file), at: 0, length };
     let split = header.read().map_err(|error| match error.kind() {
@@ -88,7 +88,7 @@ impl<R: Read + Seek> Header<R> {
         }
         let version = self.u32()?;
         if !matches!(version, 2 | 3) {
-            // Another byte order shows as a large number.
+            // In another byte order the version is a large number.
             let why = format!("GGUF version {version:#x} is not supported");
             return Err(io::Error::new(ErrorKind::Unsupported, why));
         }
@@ -101,7 +101,7 @@ impl<R: Read + Seek> Header<R> {
         for _ in 0..tensors {
             last_offset = self.tensor()?.max(last_offset);
         }
-        // How long a tensor is depends on its type. Here it counts that the last one begins within the file.
+        // The length of a tensor depends on its type. This checks only that the last one begins within the file.
         self.at = self.at.saturating_add(last_offset).saturating_add(u64::from(tensors > 0));
         if self.at > self.length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(split) }
     }
@@ -124,10 +124,10 @@ impl<R: Read + Seek> Header<R> {
     fn skip_value(&mut self, kind: u32) -> io::Result<()> {
         let (kind, count) = if kind == 9 { (self.u32()?, self.u64()?) } else { (kind, 1) };
         if kind != 8 {
-            // The specification has no use for arrays in arrays.
+            // The specification does not use arrays in arrays.
             return self.skip(width(kind)?.saturating_mul(count));
         }
-        // Each text has eight bytes at least, so the limit of the header ends this.
+        // Each text has at least eight bytes, so the limit of the header ends this loop.
         for _ in 0..count {
             let length = self.u64()?;
             self.skip(length)?;

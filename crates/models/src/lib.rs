@@ -1,10 +1,11 @@
-//! Models: which files are expected, and whether they are there and unchanged (RW-6.2).
+//! Models: which files are expected, and whether they exist and are unchanged (RW-6.2).
 //!
-//! This crate only reads: it writes, moves, deletes and downloads nothing, and starts no program (RW-6.1). The digests of
-//! files that it has read are a value ([`cache::DigestCache`]), which a caller may keep.
+//! This crate only reads: it writes, moves, deletes and downloads nothing, and starts no program (RW-6.1). The digests
+//! of files that it has read are a value ([`cache::DigestCache`]), which a caller may keep.
 //!
 //! Sources ([`manifest`], [`checksum_files`], [`ollama`], [`safetensors`]) make [`Claim`]s about files below the model
-//! directories ([`locations`], [`model_dirs`]). [`verify_files`] reads the files and makes one [`Verdict`] of each claim.
+//! directories ([`locations`], [`model_dirs`]). [`verify_files`] reads the files and makes one [`Verdict`] for each
+//! claim.
 
 pub mod cache;
 pub(crate) mod checksum_files;

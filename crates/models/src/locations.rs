@@ -1,6 +1,6 @@
-//! Which directories hold models on this machine. It reads the files of Ollama's unit.
+//! Finds the directories that contain models on this machine. It reads the files of Ollama's unit.
 //!
-//! Paths in files are those of the machine; with `--root` they all lie below it.
+//! Paths in files are those of the machine; with `--root DIR` they are all below DIR.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use refresh_system::disk;
 
 use super::Finding;
 
-/// A directory that may hold models.
+/// A directory that may contain models.
 #[derive(Debug)]
 pub(crate) struct Location {
     /// The path.
@@ -32,8 +32,8 @@ const PACKAGED: &str = "/usr/share/ollama/.ollama/models";
 /// The unit of the packaged service.
 const UNIT: &str = "ollama.service";
 
-/// Returns all locations, first the one at `base`. `ollama` is the store that the environment file names, `stores` are those
-/// that the host names: they have to be there.
+/// Returns all locations, first the one at `base`. `ollama` is the store that the environment file names, `stores` are
+/// those that the host names: they must exist.
 pub(crate) fn all(
     layout: &Layout,
     base: PathBuf,
@@ -45,7 +45,7 @@ pub(crate) fn all(
         let missing = Some(Finding::MissingRequired);
         Location { path, from: "models.stores", missing, closed: Finding::Unreadable }
     });
-    // The user of Ollama may keep its store to itself.
+    // The user of Ollama can make its store unreadable for others.
     let of_ollama = |path: &str, from, missing| Location {
         path: below(layout, Path::new(path)),
         from,
@@ -78,13 +78,14 @@ fn read(path: &Path) -> Option<UnitFile> {
     disk::read_at_most(path, envfile::LIMIT).ok().flatten().map(|bytes| UnitFile::parse(&bytes))
 }
 
-/// Returns the value of the last assignment to `OLLAMA_MODELS` in a line of `Environment=`. Quotes hold blanks together.
+/// Returns the value of the last assignment to `OLLAMA_MODELS` in a line of `Environment=`. Text in quotes may contain
+/// blanks.
 fn assigned(text: &str) -> Option<String> {
     let (mut value, mut before) = (None, "");
     for (number, piece) in text.split(['"', '\'']).enumerate() {
         let words = match number % 2 {
             0 => piece.split_whitespace().collect(),
-            // Quotes within a word hold the value of another variable.
+            // Quotes within a word contain the value of another variable.
             _ if before.is_empty() || before.ends_with(char::is_whitespace) => vec![piece],
             _ => Vec::new(),
         };

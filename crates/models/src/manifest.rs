@@ -1,7 +1,7 @@
-//! The application's `models/manifest.json`, schema 0.1: the models that it expects. It reads nothing itself, and nothing is
-//! ever downloaded because of it.
+//! The application's `models/manifest.json`, schema 0.1: the models that it expects. The module reads nothing itself,
+//! and nothing is ever downloaded because of it.
 //!
-//! A wrong entry leaves the others usable. Fields that nothing here depends on are ignored.
+//! A faulty entry leaves the others usable. Unused fields are ignored.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub(crate) struct Manifest {
     pub base: Option<PathBuf>,
     /// The files of the usable entries, relative to the base.
     pub models: Vec<(PathBuf, Expected)>,
-    /// What is wrong with entries.
+    /// The faults of entries.
     pub problems: Problems,
 }
 
@@ -59,7 +59,7 @@ impl Manifest {
     /// Parses a manifest.
     ///
     /// # Errors
-    /// It is no JSON (with line and column), is no manifest, is too long, or has another version.
+    /// It is not JSON (with line and column), is not a manifest, is too long, or has another version.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() as u64 > LIMIT {
             return Err(format!("it has more than {LIMIT} bytes"));
@@ -96,7 +96,7 @@ impl Manifest {
         });
     }
 
-    /// Takes a usable entry. A file whose checksum cannot be used is still expected.
+    /// Adds a usable entry. A file whose checksum cannot be used is still expected.
     fn take(&mut self, index: usize, entry: &Entry) {
         let path = match entry.path() {
             Ok(path) => path,
@@ -139,7 +139,7 @@ impl Entry {
 }
 
 impl Checksum {
-    /// Returns the digest; an empty value is none, whatever the algorithm.
+    /// Returns the digest; an empty value counts as none, for every algorithm.
     fn digest(&self) -> Result<Option<Sha256Hex>, String> {
         let hex = self.value.as_deref().unwrap_or_default();
         if hex.trim().is_empty() {

@@ -1,5 +1,5 @@
-//! The model directories as they are on disk: one scan of each that follows no link, and the rule where links may lead.
-//! It reads, and opens only regular files that no link leads to.
+//! The model directories as they are on disk: one scan of each that follows no link, and the rule for the targets of
+//! links. The module only reads, and opens only regular files without a link in their path.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read as _};
@@ -53,12 +53,12 @@ impl ModelDir {
     }
 }
 
-/// All model directories; none lies in another.
+/// All model directories; none is inside another.
 #[derive(Debug, Default)]
 pub(super) struct ModelDirs(Vec<ModelDir>);
 
 impl ModelDirs {
-    /// Adds a directory, unless it lies in one of them; removes those that lie in it.
+    /// Adds a directory, unless it is inside one of them; removes those that are inside it.
     pub(super) fn add(&mut self, dir: ModelDir) {
         if self.0.iter().all(|other| !dir.base.starts_with(&other.base)) {
             self.0.retain(|other| !other.base.starts_with(&dir.base));
@@ -72,7 +72,8 @@ impl ModelDirs {
         filled.map(|dir| harmless_line(&dir.base.to_string_lossy()))
     }
 
-    /// Returns every entry that is no directory, with its absolute path, and the directories that bear one of `names`.
+    /// Returns every entry that is not a directory, with its absolute path, and the directories that have one of
+    /// `names`.
     pub(super) fn files(&self, names: &[&str]) -> Vec<(PathBuf, Kind)> {
         let is_file = |entry: &&Entry| {
             entry.kind != Kind::Directory
@@ -85,7 +86,7 @@ impl ModelDirs {
         self.0.iter().flat_map(of).collect()
     }
 
-    /// Returns a verdict for what could not be listed.
+    /// Returns verdicts for entries that could not be listed.
     pub(super) fn unlisted(&self) -> impl Iterator<Item = Verdict> {
         self.0.iter().flat_map(ModelDir::unlisted)
     }
@@ -100,11 +101,12 @@ impl ModelDirs {
         harmless_line(&relative.unwrap_or(path).to_string_lossy())
     }
 
-    /// Follows the links of an absolute path to a regular file, within the model directories. Returns `None` if it leads
-    /// to nothing.
+    /// Follows the links of an absolute path to a regular file, within the model directories. Returns `None` if the
+    /// target does not exist.
     ///
     /// # Errors
-    /// The finding: it leads out of the model directories, to something else, or in a circle, or may not be followed.
+    /// The finding: it leads out of the model directories, to something other than a file, or in a circle, or cannot be
+    /// followed.
     pub(super) fn resolve(&self, path: &Path) -> Result<Option<PathBuf>, Finding> {
         if self.relative(path).is_none() {
             return Ok(None);
@@ -124,7 +126,7 @@ impl ModelDirs {
     /// Reads the file at an absolute path, which may lead through links.
     ///
     /// # Errors
-    /// As [`Self::resolve`]; it is missing, may not be read, or has more than `limit` bytes.
+    /// As [`Self::resolve`]; it is missing, cannot be read, or has more than `limit` bytes.
     pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Finding> {
         let missing = || Finding::Unreadable("a link leads nowhere".to_owned());
         let real = self.resolve(path)?.ok_or_else(missing)?;
@@ -139,7 +141,7 @@ fn is_absence(error: &io::Error) -> bool {
 /// Opens a regular file; no part of its path may be a link. Returns `None` if it is missing.
 ///
 /// # Errors
-/// It may not be read, is something else, or a link leads to it.
+/// It cannot be read, is not a regular file, or its path contains a link.
 pub(super) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, String> {
     match disk::open_without_links(path) {
         Ok(file) => match file.metadata() {
@@ -201,7 +203,7 @@ mod tests {
         }
         assert_eq!(dirs.read(&models.join("inside"), 1), Ok(b"x".to_vec()));
         assert!(dirs.read(&models.join("inside"), 0).is_err());
-        // Once its path is resolved, no link is followed any more.
+        // After its path is resolved, no further link is followed.
         assert!(open_file(&models.join("more/f")).is_err() && open_file(&models.join("inside")).is_err());
     }
 

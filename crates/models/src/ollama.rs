@@ -1,5 +1,5 @@
-//! Ollama stores: `manifests/<registry>/<namespace>/<model>/<tag>` names blobs, which are `blobs/sha256-<hex>`. It reads the
-//! manifests. Ollama itself is never asked: its start removes blobs that no model refers to.
+//! Ollama stores: `manifests/<registry>/<namespace>/<model>/<tag>` names blobs, which are `blobs/sha256-<hex>`. The
+//! module reads the manifests. It never starts Ollama itself, because a start removes blobs that no model refers to.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(crate) const LIMIT: u64 = 1 << 20;
 /// The media type of layers that are GGUF files.
 const MODEL: &str = "application/vnd.ollama.image.model";
 
-/// What is left out of the names of models of Ollama's own library.
+/// The prefix that is left out of the names of models of Ollama's own library.
 const LIBRARY: &str = "registry.ollama.ai/library/";
 
 #[derive(Deserialize)]
@@ -43,16 +43,16 @@ pub(crate) fn manifest_of(path: &Path) -> Option<(PathBuf, String)> {
     Some((tags.with_file_name("blobs"), shortened(&format!("{model}:{tag}"))))
 }
 
-/// Parses the manifest of `model`. Returns its files in the directory `blobs` and what is expected of them.
+/// Parses the manifest of `model`. Returns its files in the directory `blobs` and the expectations about them.
 ///
 /// # Errors
-/// It is no JSON (with line and column), has another version, names no blob or a malformed digest.
+/// It is not JSON (with line and column), has another version, names no blob or a malformed digest.
 pub(crate) fn parse(bytes: &[u8], blobs: &Path, model: &str) -> Result<Vec<(PathBuf, Expected)>, String> {
     let json: Json = serde_json::from_slice(bytes).map_err(|error| shortened(&error.to_string()))?;
     if json.version != 2 {
         return Err(format!("schemaVersion is {}, supported is 2", json.version));
     }
-    // Ollama writes an empty digest, and null, where a model has no configuration or layers.
+    // Ollama writes an empty digest, and null, if a model has no configuration or layers.
     let config = json.config.filter(|layer| !layer.digest.is_empty());
     let layers = config.into_iter().chain(json.layers.unwrap_or_default());
     let files = layers.map(|layer| {

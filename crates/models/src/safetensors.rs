@@ -1,5 +1,5 @@
-//! The header of a safetensors file, which lists where each tensor ends, and the index that names the shards of a model.
-//! It reads what it is given and nothing else.
+//! The header of a safetensors file, which lists where each tensor ends, and the index that names the shards of a
+//! model. The module reads only the passed content.
 //!
 //! Source: the format description of the safetensors project.
 
@@ -35,7 +35,7 @@ struct Index {
 /// Examines the header of a file that has `length` bytes.
 ///
 /// # Errors
-/// The finding: the file is truncated, is no safetensors file, or cannot be read.
+/// The finding: the file is truncated, is not a safetensors file, or cannot be read.
 pub(crate) fn check(mut file: impl Read, length: u64) -> Result<(), Finding> {
     let mut size = [0; 8];
     if length < 8 {
@@ -65,7 +65,7 @@ pub(crate) fn check(mut file: impl Read, length: u64) -> Result<(), Finding> {
 /// Parses the index at `path`. Returns the shards that it names, each of which is required.
 ///
 /// # Errors
-/// It is no index (with line and column), or a name leaves its directory.
+/// It is not an index (with line and column), or a name leaves its directory.
 pub(crate) fn shards(bytes: &[u8], path: &Path, from: &str) -> Result<Vec<(PathBuf, Expected)>, String> {
     let index: Index = serde_json::from_slice(bytes).map_err(|error| shortened(&error.to_string()))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();

@@ -1,4 +1,4 @@
-//! The result of a verification of models: its verdicts, and their summary for a report. It touches nothing.
+//! The result of a verification of models: its verdicts, and their summary for a report. The module touches nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,16 +21,16 @@ pub struct Verified {
     pub sources: Vec<String>,
     /// The numbers.
     pub summary: ModelsSummary,
-    /// What is known of the files now.
+    /// The digests that are known now.
     pub cache: DigestCache,
 }
 
-/// Returns the numbers of `verdicts`, found by a verification to `depth`.
+/// Returns the numbers of `verdicts`, the result of a verification to `depth`.
 pub(super) fn summary_of(verdicts: &[Verdict], depth: Depth) -> ModelsSummary {
     let of = |severity| verdicts.iter().filter(move |verdict| verdict.finding.severity() == severity);
     let are = |finding: &Finding| verdicts.iter().filter(|verdict| verdict.finding == *finding).count();
     let sentence = |verdict: &Verdict| {
-        // Others may read a report than may read the file, so no digest of its content is in it.
+        // Users who cannot read the file may be able to read the report, so it contains no digest of the content.
         let finding = match &verdict.finding {
             Finding::DigestMismatch { .. } => "has another digest than expected".to_owned(),
             other => other.to_string(),

@@ -1,6 +1,7 @@
-//! Reads model files: each file once, in one pool of threads. It opens files to read them and nothing else.
+//! Reads model files: each file once, in one pool of threads. The module opens files to read them and does nothing
+//! else.
 //!
-//! Files are read, never mapped: a mapped file that is cut off while it is read ends the whole program.
+//! Files are read, never mapped: a mapped file that is cut off while it is read ends the program.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,7 +35,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Depth {
-    /// Whether they are there, have the expected length, and are not truncated.
+    /// Whether they exist, have the expected length, and are not truncated.
     Presence,
     /// The digests as well.
     Full,
@@ -42,8 +43,8 @@ pub enum Depth {
     Afresh,
 }
 
-/// Reads every claimed file. Returns a verdict for each claim and what is known of files now. What is wrong with a file is its
-/// verdict. `report` takes how far the reading is, as text.
+/// Reads every claimed file. Returns a verdict for each claim, and the digests that are known now. A fault of a file is
+/// its verdict, not an error. `report` receives the progress as text.
 ///
 /// # Errors
 /// The interruption.
@@ -96,7 +97,7 @@ struct Job<'a> {
     claims: Vec<&'a Claim>,
 }
 
-/// Returns one job for each file; the largest first, so that none of them is left to one thread at the end.
+/// Returns one job for each file; the largest first: else one of them could keep a single thread busy at the end.
 fn jobs(claims: &[Claim], depth: Depth) -> Vec<Job<'_>> {
     let mut jobs: HashMap<&Path, Job<'_>> = HashMap::new();
     for claim in claims {
@@ -116,7 +117,7 @@ impl Job<'_> {
         self.claims.iter().filter_map(|claim| claim.expected.digest.as_ref())
     }
 
-    /// Returns what is wrong with the header of a file, where a claim says which format it has.
+    /// Returns the fault of the header of a file, if a claim names its format.
     fn header(&self, file: &mut File, length: u64) -> Option<Finding> {
         let checked = match self.claims.iter().find_map(|claim| claim.expected.format)? {
             Format::Gguf => gguf::check(&*file, length, self.path),
@@ -135,25 +136,25 @@ struct Pool<'a> {
     bytes: AtomicU64,
 }
 
-/// The verdicts about a file, and what is worth remembering.
+/// The verdicts about a file, and the digest to remember.
 type FileResult = (Vec<Verdict>, Option<(Stamp, Sha256Hex)>);
 
-/// What is known of a file after it was read.
+/// The knowledge about a file after reading it.
 #[derive(Debug, Default)]
 struct Content {
-    /// Why nothing is known; `MissingOptional` for any missing file.
+    /// Why the file could not be read; `MissingOptional` for any missing file.
     failure: Option<Finding>,
     size: u64,
     digest: Option<Sha256Hex>,
     is_cached: bool,
     bytes_read: u64,
-    /// What is wrong with the header.
+    /// The fault of the header.
     header: Option<Finding>,
     to_remember: Option<Stamp>,
 }
 
 impl Pool<'_> {
-    /// Does one job after the other until none is left or the work is interrupted.
+    /// Does one job after another until none is left or the work is interrupted.
     #[expect(clippy::needless_pass_by_value, reason = "the receiver waits for the end of every sender")]
     fn work(&self, sender: Sender<FileResult>) {
         while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
@@ -162,7 +163,7 @@ impl Pool<'_> {
             let verdicts = job.claims.iter().map(|Claim { path, shown, expected }| {
                 let finding = content.finding(expected);
                 let cached = content.is_cached && finding == Finding::Verified;
-                // Counted once, so that the sum over all verdicts is what was read.
+                // Counted once: the sum over all verdicts is the number of bytes that were read.
                 let bytes_read = std::mem::take(&mut bytes_read);
                 Verdict { bytes_read, cached, ..Verdict::unread(path, shown, &expected.from, finding) }
             });
@@ -186,7 +187,7 @@ impl Pool<'_> {
         let header = job.header(&mut file, stamp.size);
         let mut content = Content { size: stamp.size, header, ..Content::default() };
         if self.depth != Depth::Presence && job.digests().next().is_some() {
-            // A problem is never reported from an earlier run.
+            // A digest of an earlier run is never used to report a problem.
             let known = self.known.digest(&stamp).filter(|_| self.depth == Depth::Full);
             if let Some(known) = known.filter(|known| job.digests().all(|expected| expected == *known)) {
                 self.bytes.fetch_add(stamp.size, Ordering::Relaxed);
@@ -205,7 +206,7 @@ impl Pool<'_> {
         }
     }
 
-    /// Reads a file to its end, or beyond its size, where it has grown. Returns why it cannot be read.
+    /// Reads a file to its end, or beyond its size if it has grown. Returns why it cannot be read.
     fn digest(&self, file: &mut File, content: &mut Content) -> Outcome<Result<(), String>> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; PIECE];
@@ -238,7 +239,7 @@ impl Content {
                 Finding::SizeMismatch { expected: size, found: self.size }
             }
             (_, _, Some(expected), Some(found)) if expected == found => Finding::Verified,
-            // That a file is cut off explains why its digest differs.
+            // Truncation explains why the digest of a file differs.
             (_, _, Some(expected), Some(found)) if !is_truncated => Finding::DigestMismatch {
                 expected: expected.as_str().to_owned(),
                 found: found.as_str().to_owned(),
@@ -291,7 +292,7 @@ mod tests {
     fn rw_6_2b_a_file_that_changes_while_it_is_read_is_reported_as_such() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().canonicalize().unwrap().join("f");
-        // To read a hole of this length takes much longer than one write.
+        // Reading a hole of this length takes much longer than one write.
         File::create(&path).unwrap().set_len(256 << 20).unwrap();
         let claims = [claim(path.clone(), "")];
         let (is_done, writes) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -287,7 +287,7 @@ pub enum ModelCheck {
     /// Not at all.
     #[default]
     Off,
-    /// Whether they are there, of the right length, and not truncated.
+    /// Whether they exist, have the right length, and are not truncated.
     Presence,
     /// Their checksums too.
     Full,
