@@ -1,5 +1,5 @@
-//! Commits in a file: written out of the mirror, and taken in by way of a quarantine, a separate repository in which they
-//! are proved before the mirror reads any of them. On a real machine git does all of it in units of the builder.
+//! Commits in a file: written from the mirror, and imported through a quarantine, a separate repository in which they
+//! are verified before the mirror reads any of them. On a real machine git does all of this in units of the builder.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use super::mirror_layout::lay_out;
 use super::{LONG, Repository, allowing, lenient};
 
 impl Mirror {
-    /// Writes a branch with its whole history to `commits` in the new directory `directory`, and returns that file.
+    /// Writes a branch with its complete history to `commits` in the new directory `directory`, and returns that file.
     ///
     /// # Errors
     /// The mirror has no such branch, or the disk is full.
@@ -37,11 +37,11 @@ impl Mirror {
         self.git.run(&program, || format!("cannot pack the commits of {branch}")).map(drop)
     }
 
-    /// Takes a file of commits apart in a new repository at `directory`, and proves it: it holds this branch only, which
-    /// points to this commit, with its whole history, every object of it sound.
+    /// Unpacks a file of commits in a new repository at `directory`, and verifies it: it contains only this branch,
+    /// which points to this commit, with its complete history, and every object is valid.
     ///
     /// # Errors
-    /// It is something else.
+    /// The file does not match.
     pub fn quarantine(
         &self,
         file: &Path,
@@ -86,8 +86,8 @@ impl Mirror {
         self.git.run(&check, || "they are damaged".to_owned()).map(drop)
     }
 
-    /// Returns whether the mirror knows `older` as one of the commits that `newer` builds on. What it does not know is not
-    /// older: it holds every commit with its whole history.
+    /// Returns whether `older` is one of the commits in the mirror that `newer` builds on. A commit that is not in the
+    /// mirror is not older: the mirror has every commit with its complete history.
     ///
     /// # Errors
     /// git cannot be started.
@@ -102,8 +102,8 @@ impl Mirror {
         Ok(self.git.runner().run(&program)?.succeeded())
     }
 
-    /// Returns whether some history that the mirror holds begins where that of the bundle begins. A mirror that holds nothing
-    /// is related to everything.
+    /// Returns whether a history in the mirror begins with the same commit as that of the bundle. An empty mirror is
+    /// related to everything.
     ///
     /// # Errors
     /// The history cannot be read.
@@ -127,7 +127,7 @@ impl Mirror {
 
     fn has_commits(&self) -> Outcome<bool> {
         let program = self.bare()?.args(["for-each-ref", "--count=1", "--format=%(objectname)"]);
-        // What is no repository, or a damaged one, holds nothing that could be compared.
+        // A directory that is not a repository, or a damaged repository, has nothing to compare.
         let found = self.git.runner().run(&program)?;
         Ok(found.succeeded() && !found.text().trim().is_empty())
     }

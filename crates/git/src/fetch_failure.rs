@@ -1,4 +1,4 @@
-//! Why a fetch failed, read from what git said, and what to do about it.
+//! Why a fetch failed, read from the output of git, and hints for it.
 
 use refresh_programs::process::{Ended, Finished};
 use refresh_system::clock;
@@ -7,27 +7,27 @@ use refresh_system::error::Failure;
 /// The kinds of failed fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FetchFailure {
-    /// The other side cannot be reached at all.
+    /// The remote cannot be reached at all.
     Unreachable,
-    /// It answers, and refuses these credentials or asks for some.
+    /// It answers, and refuses the credentials or requires some.
     Authentication,
-    /// It answers that there is no such repository.
+    /// It answers that the repository does not exist.
     UnknownRepository,
-    /// It is not the host that it should be (ssh host key, TLS certificate).
+    /// It is not the expected host (ssh host key, TLS certificate).
     HostIdentity,
-    /// It answers, then brings nothing more.
+    /// It answers, then sends nothing more.
     Stalled,
-    /// It brings data, but not fast enough for the deadline.
+    /// It sends data, but not fast enough for the deadline.
     PastDeadline,
-    /// It answers, then the connection breaks, or it is overloaded.
+    /// It answers, then the connection breaks, or the remote is overloaded.
     Interrupted,
-    /// What it sends is damaged.
+    /// The data that it sends is damaged.
     RemoteDamage,
     /// The local copy is damaged.
     LocalDamage,
-    /// There is no room for what it brings.
+    /// The disk has no space for the data that it sends.
     DiskFull,
-    /// Something else.
+    /// Any other failure.
     Other,
 }
 
@@ -41,12 +41,12 @@ impl FetchFailure {
         }
     }
 
-    /// Returns `true` if the same fetch may succeed a moment later.
+    /// Returns `true` if the same fetch can succeed a moment later.
     pub(crate) fn is_passing(self) -> bool {
         matches!(self, Self::Unreachable | Self::Interrupted | Self::Stalled)
     }
 
-    /// Returns the failure: its sentence, its hint, and what git wrote as the cause.
+    /// Returns the failure: its sentence, its hint, and the output of git as the cause.
     pub(crate) fn failure(self, url: &str, finished: &Finished) -> Failure {
         let (sentence, hint) = self.meaning(url);
         let failure = finished.failure(&sentence);
@@ -62,7 +62,8 @@ impl FetchFailure {
         failure.hint(hint)
     }
 
-    /// Names a clock that is before a time that has been as the cause of a certificate that does not count.
+    /// Names the clock as the cause if a certificate is refused and the clock is earlier than `been`, a time in the
+    /// past.
     pub(crate) fn blame_clock(self, failure: Failure, been: Option<jiff::Timestamp>) -> Failure {
         let now = clock::now();
         let Some(been) = been.filter(|been| self == Self::HostIdentity && *been > now) else {
@@ -74,7 +75,7 @@ impl FetchFailure {
             .command("timedatectl set-ntp true", &[])
     }
 
-    /// Reports a failure as another kind than its words suggested.
+    /// Reports a failure as this kind, although its words indicated another one.
     pub(crate) fn instead_of(self, url: &str, failure: Failure) -> Failure {
         let (sentence, hint) = self.meaning(url);
         Failure::new(sentence).because(failure).hint(hint)
@@ -126,7 +127,7 @@ impl FetchFailure {
     }
 }
 
-/// Texts of git, of curl and of ssh in lower case, and the failures that they mean. The first that fits counts.
+/// Texts of git, of curl and of ssh in lower case, and the failures that they mean. The first match counts.
 const TEXTS: [(FetchFailure, &[&str]); 8] = [
     (FetchFailure::DiskFull, &["no space left on device", "disk quota exceeded"]),
     (
@@ -231,7 +232,7 @@ const TEXTS: [(FetchFailure, &[&str]); 8] = [
     ),
 ];
 
-/// Texts after which a connection that broke is the consequence of damage here.
+/// Texts that show that a broken connection is the consequence of damage to the local copy.
 const DAMAGED_PACK: [&str; 3] = ["did not send all necessary objects", "is corrupt", "unresolved deltas"];
 
 /// Classifies the output of git after a failed fetch.

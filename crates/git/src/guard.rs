@@ -1,7 +1,8 @@
-//! What git reads in directories of the tool's own is the tool's own: checked, and written again, before git reads it.
+//! Protects the configuration that git reads in the tool's own directories: it is checked, and restored, before git
+//! reads it.
 //!
 //! A repository's configuration can name programs (`url.ext::….insteadOf`) and lead git to other configurations. So the
-//! mirror has one configuration, with known bytes, and nothing that leads elsewhere. This file may touch the mirror's
+//! mirror has one configuration, with known bytes, and no reference to other ones. This module may touch the mirror's
 //! configuration, the entries of [`FOREIGN`], and nothing else.
 
 use std::fs::Metadata;
@@ -16,7 +17,8 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::text::quoted;
 
-/// What a repository of the tool's own never has, and git would go by: other configurations, other objects, programs.
+/// Entries that the tool's own repositories never have, and that git would use: other configurations, other objects,
+/// programs.
 const FOREIGN: [&str; 6] = [
     "config.worktree",
     "commondir",
@@ -26,12 +28,12 @@ const FOREIGN: [&str; 6] = [
     "info/grafts",
 ];
 
-/// Checks that a bare repository of the tool's own belongs to this user or root, gives it `configuration` where it has
-/// another, and removes what it never has. Does nothing where there is no such repository. Another user than the owner
-/// may read it as it is: only the owner can change it.
+/// Checks that one of the tool's own bare repositories belongs to this user or root. Writes `configuration` if the
+/// repository has another one, and removes the entries of [`FOREIGN`]. Does nothing if the repository does not exist. A
+/// user other than the owner can read it unchanged: only the owner can change it.
 ///
 /// # Errors
-/// The directory or its configuration is a link, belongs to others or can be changed by others; or the configuration
+/// The directory or its configuration is a link, belongs to other users or can be changed by them; or the configuration
 /// cannot be written.
 pub(super) fn restore_configuration(git_dir: &Path, configuration: &str) -> Outcome<()> {
     let Some(found) = check_own(git_dir)? else { return Ok(()) };
@@ -49,11 +51,11 @@ pub(super) fn restore_configuration(git_dir: &Path, configuration: &str) -> Outc
     if same { Ok(()) } else { disk::write_atomic(&file, configuration.as_bytes(), 0o644) }
 }
 
-/// Checks that an entry is no link, belongs to this user or root, and can be changed by its owner alone. Returns its
-/// metadata; `None` if there is no entry.
+/// Checks that an entry is not a link, belongs to this user or root, and can be changed only by its owner. Returns its
+/// metadata; `None` if the entry does not exist.
 ///
 /// # Errors
-/// It is a link, or others decide on it: with the command that repairs it.
+/// It is a link, or other users control it; the failure has the command that repairs it.
 pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
     let step = || format!("git is not started with {}", path.display());
     let found = match path.symlink_metadata() {
@@ -80,7 +82,7 @@ pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
     Ok(Some(found))
 }
 
-/// Returns whether this is the tool's own user, which the mirror belongs to on a real machine.
+/// Returns whether this is the tool's own user, which owns the mirror on a real machine.
 fn is_builder(uid: u32) -> bool {
     Owner::named(users::BUILDER).ok().flatten().is_some_and(|builder| builder.uid == uid)
 }

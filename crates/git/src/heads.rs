@@ -1,4 +1,4 @@
-//! The branches of the remote, as git lists them. It touches nothing.
+//! The branches of the remote, as git lists them. The module touches nothing.
 
 use refresh_settings::names::{BranchName, CommitId};
 use refresh_system::error::{Failure, Outcome};
@@ -25,7 +25,7 @@ pub(super) fn parse_default(text: &str) -> Option<String> {
     text.lines().find_map(name)
 }
 
-/// What a branch points to, by the list of the remote.
+/// Returns the commit that a branch points to, by the list of the remote.
 pub(super) fn tip_of(branch: &BranchName, listed: &str) -> Outcome<CommitId> {
     let heads = parse_heads(listed);
     let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
@@ -35,13 +35,13 @@ pub(super) fn tip_of(branch: &BranchName, listed: &str) -> Outcome<CommitId> {
     })
 }
 
-/// Returns the tag that a name can stand for.
+/// Returns the tag that a name can mean.
 pub(super) fn tag_of(name: &BranchName) -> &str {
     let name = name.as_str();
     name.strip_prefix("refs/tags/").or_else(|| name.strip_prefix("tags/")).unwrap_or(name)
 }
 
-/// The failure for a name that is none of a branch, but of something else that git knows.
+/// Returns the failure for a name that is not a branch, but something else in git.
 fn no_branch_but<'a>(
     wanted: &BranchName,
     listed: &str,
@@ -74,7 +74,7 @@ fn no_branch_but<'a>(
     })
 }
 
-/// The failure for a branch that the remote does not have, with the names that come close.
+/// Returns the failure for a branch that the remote does not have, with similar names.
 fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a String>) -> Failure {
     let wanted = branch.as_str();
     let mut near: Vec<(f64, &String)> = names

@@ -1,4 +1,4 @@
-//! What the mirror knows of commits: their files, their contents, and what lies between two of them.
+//! The commits of the mirror: their files, their contents, and the changes between two of them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub struct CommitLine {
     pub id: CommitId,
     /// The first line of its message.
     pub subject: String,
-    /// Who wrote it.
+    /// Its author.
     pub author: String,
     /// When it was written, in seconds since 1970.
     pub authored: i64,
@@ -43,14 +43,14 @@ pub struct FileChange {
     pub path: TreePath,
 }
 
-/// What lies between two commits.
+/// The changes between two commits.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Changes {
-    /// The commits that come, newest first, at most [`LISTED`].
+    /// The commits that are added, newest first, at most [`LISTED`].
     pub commits: Vec<CommitLine>,
-    /// How many commits come.
+    /// How many commits are added.
     pub coming: u64,
-    /// How many commits go, because the branch was rewritten.
+    /// How many commits are dropped because the branch was rewritten.
     pub dropped: u64,
     /// The files that differ.
     pub files: Vec<FileChange>,
@@ -80,10 +80,10 @@ impl Mirror {
         Ok(files)
     }
 
-    /// Reads one file of a commit; `None` if the commit has none at `path`.
+    /// Reads one file of a commit; `None` if the commit has no file at `path`.
     ///
     /// # Errors
-    /// The commit is not in the mirror, or `path` is not a file there.
+    /// The commit is not in the mirror, or `path` is not a file in it.
     pub fn read(&self, commit: &CommitId, path: &Path) -> Outcome<Option<Vec<u8>>> {
         if let Some(unit) = &self.unit {
             return unit.ask(Call::Read { commit: commit.clone(), path: path.to_path_buf().into() });
@@ -94,7 +94,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the text of a symbolic link in a commit; `None` if `path` is none there.
+    /// Returns the text of a symbolic link in a commit; `None` if `path` is not a link in it.
     ///
     /// # Errors
     /// The commit is not in the mirror.
@@ -107,7 +107,7 @@ impl Mirror {
         }
     }
 
-    /// Finds the file at `path`: in the list of the commit where it is known, else git lists that one path.
+    /// Finds the file at `path`: in the list of the commit if it is known, else git lists that one path.
     fn entry(&self, commit: &CommitId, path: &Path) -> Outcome<Option<TreeEntry>> {
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let files = match listed {
@@ -134,7 +134,7 @@ impl Mirror {
         Ok(self.git.run(&program, context)?.stdout)
     }
 
-    /// Returns the paths of the text files of a commit that hold `text`.
+    /// Returns the paths of the text files of a commit that contain `text`.
     ///
     /// # Errors
     /// The commit is not in the mirror.
@@ -148,7 +148,7 @@ impl Mirror {
         let program =
             self.bare()?.args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
         let found = self.git.runner().run(&program)?;
-        // Nothing found is exit code 1, with no output.
+        // If git finds nothing, it exits with code 1 and no output.
         if found.ended == refresh_programs::process::Ended::Exited(1) && found.stderr.is_empty() {
             return Ok(Vec::new());
         }
@@ -157,7 +157,7 @@ impl Mirror {
         Ok(records(&found.stdout).filter_map(|it| it.strip_prefix(prefix.as_bytes())).map(path_of).collect())
     }
 
-    /// Returns what lies between two commits of the mirror.
+    /// Returns the changes between two commits of the mirror.
     ///
     /// # Errors
     /// One of them is not in the mirror.
@@ -193,8 +193,7 @@ impl Mirror {
         lines.into_iter().next().ok_or_else(|| Failure::new(context()))
     }
 
-    /// Returns when the last commit was made, up to `commit`, that changed one of these files; `None` if none ever
-    /// did.
+    /// Returns the time of the last commit, up to `commit`, that changed one of these files; `None` if no commit did.
     ///
     /// # Errors
     /// The commit is not in the mirror.
@@ -218,7 +217,7 @@ impl Mirror {
     /// Writes a checked-out copy of a commit to `directory`, which must not exist, for `owner`.
     ///
     /// # Errors
-    /// The directory is there, the disk is full, or the commit is not in the mirror.
+    /// The directory exists, the disk is full, or the commit is not in the mirror.
     pub fn export(&self, commit: &CommitId, directory: &Path, owner: Owner) -> Outcome<()> {
         if let Some(unit) = &self.unit {
             return unit.export(commit, directory, owner);
@@ -227,7 +226,7 @@ impl Mirror {
         self.check_out(commit, directory, Some(owner))
     }
 
-    /// Writes a checked-out copy of a commit to `directory`, which is there and empty.
+    /// Writes a checked-out copy of a commit to `directory`, which exists and is empty.
     pub(super) fn export_into(&self, commit: &CommitId, directory: &Path) -> Outcome<()> {
         self.check_out(commit, directory, None)
     }
@@ -249,8 +248,9 @@ impl Mirror {
         disk::remove_file_if_there(&index)
     }
 
-    /// Refuses a commit whose checkout needs what this program does not bring: submodules, large file storage or another
-    /// filter. A `.gitmodules` without a submodule, or a line of `.gitattributes` without a file, is no reason.
+    /// Refuses a commit whose checkout needs features that this program does not have: submodules, large file storage
+    /// or another filter. A `.gitmodules` without a submodule is no reason for a refusal, nor is a line of
+    /// `.gitattributes` without a file.
     ///
     /// # Errors
     /// The refusal, which names the path and the filter.
@@ -276,7 +276,7 @@ impl Mirror {
         self.find_pointer(&files)?.map_or(Ok(()), |path| Err(unsupported(commit, "Git LFS", &path)))
     }
 
-    /// Finds a file that the attributes of the commit want filtered, and the filter.
+    /// Finds a file for which the attributes of the commit require a filter, and the filter.
     fn find_filter(&self, commit: &CommitId, files: &[TreeEntry]) -> Outcome<Option<(PathBuf, String)>> {
         let is_attributes =
             |entry: &&TreeEntry| entry.path.file_name().is_some_and(|name| name == ".gitattributes");
@@ -299,7 +299,8 @@ impl Mirror {
         Ok(parse_filter(&found?))
     }
 
-    /// Returns what git says of the attribute `filter` of every file, with the attributes that the commit itself brings.
+    /// Returns git's output for the attribute `filter` of every file, with the attributes that the commit itself
+    /// contains.
     fn filters(&self, commit: &CommitId, files: &[TreeEntry], index: &Path) -> Outcome<Vec<u8>> {
         let step = || format!("cannot read the attributes of {}", commit.short());
         let paths = zero_terminated(files.iter().map(|entry| &entry.path));
@@ -310,7 +311,7 @@ impl Mirror {
         Ok(self.git.run(&ask.keep(LISTING), step)?.stdout)
     }
 
-    /// Finds a file whose whole content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.
+    /// Finds a file whose entire content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.
     fn find_pointer(&self, files: &[TreeEntry]) -> Outcome<Option<PathBuf>> {
         let small: Vec<&TreeEntry> = files
             .iter()
@@ -351,7 +352,7 @@ pub fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
                     Ok(TreeEntry { path: path_of(path), kind, object, size })
                 }
                 _ => {
-                    // A directory, where the listing is not recursive, is no file.
+                    // A directory, in a listing that is not recursive, is not a file.
                     Err(Failure::new(format!(
                         "git listed {:?}, which is no file",
                         String::from_utf8_lossy(record)
@@ -363,14 +364,14 @@ pub fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
         .context(|| "the list of files cannot be read".to_owned())
 }
 
-/// The refusal of a commit.
+/// Returns the refusal of a commit.
 fn unsupported(commit: &CommitId, what: &str, path: &Path) -> Failure {
     let path = TreePath::from(path);
     Failure::new(format!("{} uses {what} ({path}), which is not supported", commit.short()))
         .hint("commit the files themselves, or follow a branch without it")
 }
 
-/// Finds, in what `check-attr -z` wrote (path, attribute, value), a file that is filtered, and by what.
+/// Finds a filtered file and its filter in the output of `check-attr -z` (path, attribute, value).
 fn parse_filter(bytes: &[u8]) -> Option<(PathBuf, String)> {
     let mut words = bytes.split(|byte| *byte == 0);
     while let (Some(path), Some(_), Some(value)) = (words.next(), words.next(), words.next()) {
@@ -415,7 +416,7 @@ fn parse_name_status(bytes: &[u8]) -> Vec<FileChange> {
     changes
 }
 
-/// Finds, in what `cat-file --batch` wrote, an object that is a pointer of Git LFS.
+/// Finds an object that is a pointer of Git LFS in the output of `cat-file --batch`.
 fn find_pointer_object(mut bytes: &[u8]) -> Option<String> {
     while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         let head = String::from_utf8_lossy(&bytes[..end]);

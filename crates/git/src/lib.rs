@@ -1,8 +1,8 @@
-//! The git program, driven through one door with a fixed, hardened configuration.
+//! The git program, always started with a fixed, hardened configuration.
 //!
-//! Here is the bare [`mirror`] of the remote: the tool's own, and the only part that speaks to the network. What concerns
-//! `app/` is in the crate `refresh-source`. Nothing of the caller's or the machine's git configuration is read; what people need
-//! of theirs (key, token, proxy, certificates) comes through [`refresh_settings::Remote`].
+//! This crate contains the bare [`mirror`] of the remote: it belongs to the tool, and it is the only part that uses the
+//! network. The crate `refresh-source` handles `app/`. No git configuration of the caller or of the machine is read;
+//! the key, token, proxy and certificates that people need come through [`refresh_settings::Remote`].
 //!
 //! Works with git 2.30 and newer.
 
@@ -38,9 +38,9 @@ use refresh_system::disk::Owner;
 use refresh_system::environment;
 use refresh_system::error::{Failure, Outcome};
 
-/// The configuration that every git gets as its only global one. A file, because `-c` does not reach the other end of
-/// a fetch between two directories (upload-pack), whose check of ownership must pass and which has to hand out pinned
-/// commits that no branch holds any more.
+/// The configuration that every git gets as its only global one. A file, because `-c` does not reach the other end of a
+/// fetch between two directories (upload-pack). Its check of ownership must pass, and it must send pinned commits that
+/// no branch contains any longer.
 const CONFIGURATION: &str = "\
 # Written by ladylinux-refresh; changes are overwritten.
 [safe]
@@ -56,7 +56,7 @@ const CONFIGURATION: &str = "\
 \temail = refresh@localhost
 ";
 
-/// What is set on every command line, above whatever a repository's own configuration says.
+/// Set on every command line, where it overrides a repository's own configuration.
 const HARDENED: [&str; 22] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -82,14 +82,15 @@ const HARDENED: [&str; 22] = [
     "protocol.ext.allow=never",
 ];
 
-/// The variable that lists the only transports a git may use, whatever a configuration says. Only [`allowing`] puts a
-/// transport into it.
+/// The variable that lists the only transports that git may use, independent of any configuration. Only [`allowing`]
+/// puts a transport into it.
 const ALLOWED_TRANSPORTS: &str = "GIT_ALLOW_PROTOCOL";
 
 /// How long one git command may take; large trees on slow disks take minutes.
 pub const LONG: Duration = Duration::from_secs(1800);
 
-/// How much of a list of files is kept: of about two million files. A longer one would not fit into a response of a unit.
+/// How much of a list of files is kept: enough for about two million files. A longer one would not fit into a response
+/// of a unit.
 pub const LISTING: Keep = Keep::All(256 << 20);
 
 /// The git program with its fixed configuration.
@@ -103,10 +104,10 @@ pub struct Git {
 }
 
 impl Git {
-    /// Finds git and makes sure that its private configuration is in place below the tool's own state.
+    /// Finds git and ensures that its private configuration exists below the tool's own state.
     ///
     /// # Errors
-    /// There is no git, or the configuration belongs to others or cannot be written.
+    /// git is missing, or the configuration belongs to other users or cannot be written.
     pub fn new(runner: &Runner, layout: &Layout) -> Outcome<Self> {
         let as_root = rustix::process::geteuid().is_root();
         let program = environment::find_program("git", as_root).ok_or_else(|| {
@@ -121,7 +122,7 @@ impl Git {
         if disk::read_own(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
             disk::make_directory(&home, 0o755)?;
             let written = disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644);
-            // A user who only reads goes on with the file of an earlier version, until its owner uses this one.
+            // A user who only reads uses the file of an earlier version, until its owner uses this version.
             if !file.exists() || Owner::of(&home)? == Owner::own() {
                 written?;
             }
@@ -129,18 +130,18 @@ impl Git {
         Ok(Self::found(runner, program, home))
     }
 
-    /// Uses a git and a configuration that were found before.
+    /// Makes a value from a git and a configuration that were found before.
     pub fn found(runner: &Runner, program: PathBuf, home: PathBuf) -> Self {
         Self { runner: runner.clone(), program, home, network: None }
     }
 
-    /// The same git, started by another program: for tests of remotes that fail.
+    /// Returns the same git, started by another program: for tests of remotes that fail.
     #[must_use]
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
     }
 
-    /// The same git with these variables of the network in the place of this process' own.
+    /// Returns the same git with these variables of the network in place of this process' own.
     fn with_network(self, network: Vec<(String, String)>) -> Self {
         Self { network: Some(network), ..self }
     }
@@ -155,7 +156,7 @@ impl Git {
         (&self.program, &self.home)
     }
 
-    /// Returns who starts the programs.
+    /// Returns the runner that starts the programs.
     pub fn runner(&self) -> &Runner {
         &self.runner
     }
@@ -181,7 +182,7 @@ impl Git {
     /// Prepares git for work that needs no repository.
     pub(crate) fn anywhere(&self) -> Program {
         let mut program = Program::new(&self.program)
-            // Before 2.32 git knows no GIT_CONFIG_GLOBAL; there HOME leads it to the same file.
+            // git before 2.32 does not support GIT_CONFIG_GLOBAL; there HOME leads to the same file.
             .env("HOME", &self.home)
             .env("XDG_CONFIG_HOME", &self.home)
             .env("GIT_CONFIG_GLOBAL", self.home.join(".gitconfig"))
@@ -203,7 +204,7 @@ impl Git {
         program
     }
 
-    /// Runs a prepared git, whose failure is one.
+    /// Runs a prepared git; an exit code other than 0 is a failure.
     ///
     /// # Errors
     /// git cannot be started, fails, or runs longer than it may.
@@ -218,40 +219,40 @@ pub struct Repository {
     git_dir: PathBuf,
     work_tree: Option<PathBuf>,
     index: Option<PathBuf>,
-    /// Whether what is written there matters after a crash.
+    /// Whether the repository is not needed after a crash.
     passing: bool,
-    /// Directories of objects that are read besides the repository's own.
+    /// Directories of objects that are read in addition to the repository's own.
     borrowed: Vec<PathBuf>,
 }
 
 impl Repository {
-    /// Names a repository by its git directory, without a work tree.
+    /// Names a repository by its git directory, without a working tree.
     pub fn bare(git_dir: impl Into<PathBuf>) -> Self {
         Self { git_dir: git_dir.into(), work_tree: None, index: None, passing: false, borrowed: Vec::new() }
     }
 
-    /// Adds the work tree.
+    /// Adds the working tree.
     #[must_use]
     pub fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
         self.work_tree = Some(tree.into());
         self
     }
 
-    /// Nothing in it is needed after a crash, so nothing has to be synced.
+    /// Marks it as not needed after a crash, so nothing is synced.
     #[must_use]
     pub fn passing(mut self) -> Self {
         self.passing = true;
         self
     }
 
-    /// Uses another index than that of the git directory.
+    /// Uses an index other than that of the git directory.
     #[must_use]
     pub fn with_index(mut self, index: impl Into<PathBuf>) -> Self {
         self.index = Some(index.into());
         self
     }
 
-    /// Adds a directory of objects that git reads besides those of the repository.
+    /// Adds a directory of objects that git reads in addition to those of the repository.
     #[must_use]
     pub fn borrowing(mut self, objects: impl Into<PathBuf>) -> Self {
         self.borrowed.push(objects.into());
@@ -259,8 +260,8 @@ impl Repository {
     }
 }
 
-/// The rules of `git fsck` that old commits of honest tools break. Such an object is whole, and its hash is right. Every git since
-/// 2.30 knows them.
+/// The rules of `git fsck` that old commits of ordinary tools break. Such an object is complete, and its hash is
+/// correct. Every git since 2.30 supports them.
 const STYLE: [&str; 13] = [
     "badDate",
     "badDateOverflow",
@@ -277,17 +278,19 @@ const STYLE: [&str; 13] = [
     "zeroPaddedFilemode",
 ];
 
-/// Returns the options by which git takes objects that break rules of style only; hashes and connections stay strict.
+/// Returns the options with which git accepts objects that break only rules of style; checks of hashes and connections
+/// stay strict.
 fn lenient(table: &str, severity: &str) -> Vec<String> {
     STYLE.iter().flat_map(|rule| ["-c".to_owned(), format!("{table}.{rule}={severity}")]).collect()
 }
 
-/// Lets one git command use one transport, by git's name of it. Options of the sub-command have to be added afterwards.
+/// Allows one git command to use one transport, by git's name of it. Options of the sub-command must be added
+/// afterwards.
 pub fn allowing(program: Program, transport: &str) -> Program {
     program.env(ALLOWED_TRANSPORTS, transport).arg("-c").arg(format!("protocol.{transport}.allow=always"))
 }
 
-/// Joins paths as git's variables want them: separated by colons, each quoted so that it may hold one.
+/// Joins paths in the form of git's variables: separated by colons, each quoted because it may contain a colon.
 fn path_list(paths: &[PathBuf]) -> OsString {
     let mut bytes = Vec::new();
     for path in paths {
@@ -321,7 +324,7 @@ pub fn zero_terminated<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<u8> 
     bytes
 }
 
-/// The path that a record holds.
+/// Returns the path in a record.
 pub fn path_of(bytes: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(bytes)).to_path_buf()
 }

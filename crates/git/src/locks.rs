@@ -1,4 +1,4 @@
-//! The lock files of a repository, and the processes that are at work in it. Reads names only, and changes nothing.
+//! The lock files of a repository, and the processes that work in it. The module reads names only, and changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use refresh_programs::process::ProcessId;
 use refresh_programs::process::identity::all_pids;
 
-/// How many entries are examined. The owner of a repository decides how many it has, and must not hold others up.
+/// How many entries are examined. The owner of a repository decides how many it has, and must not be able to block
+/// others.
 const EXAMINED: usize = 100_000;
 
 /// Returns the lock files in a git directory, sorted, as absolute paths.
 pub fn locks(git_dir: &Path) -> Vec<PathBuf> {
     let mut left = EXAMINED;
     let mut found = Vec::new();
-    // Beside its own files, git locks refs only.
+    // Apart from its own files, git locks only refs.
     let mut directories = vec![git_dir.join("refs")];
     let is_lock = |path: &Path| path.extension().is_some_and(|ending| ending == "lock");
     let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
@@ -33,8 +34,8 @@ pub fn locks(git_dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the processes that are at work in the repository of the tree at `app`: a lock file is open, or git runs with
-/// its working directory in the tree. Only names of links below `/proc` are read, nothing in the tree itself.
+/// Returns the processes that work in the repository of the tree at `app`: they have a lock file open, or they are a
+/// git with its working directory in the tree. Only names of links below `/proc` are read, nothing in the tree itself.
 pub fn holders(app: &Path) -> Vec<String> {
     let git_dir = app.join(".git");
     let own = ProcessId::own().pid;

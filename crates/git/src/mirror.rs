@@ -1,8 +1,8 @@
-//! The bare mirror of the remote: the only part that speaks to the network, and the store from which `app/` is
-//! aligned and compared.
+//! The bare mirror of the remote: the only part that uses the network, and the store with which `app/` is aligned and
+//! compared.
 //!
-//! It may touch `mirror.git` below the tool's own state and nothing else. Commits of kept runs are held by
-//! `refs/runs/<run>`; nothing in it is ever collected. Its configuration holds neither URL nor secret.
+//! The module may touch `mirror.git` in the tool's own store and nothing else. `refs/runs/<run>` hold the commits of
+//! kept runs; the mirror is never garbage-collected. Its configuration contains neither URL nor secret.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use super::mirror_unit::MirrorUnit;
 use super::tree_entry::TreeEntry;
 use super::{Git, LISTING, LONG, Repository, guard, lenient};
 
-/// Objects that nothing reaches.
+/// Objects that no ref reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreachable {
     /// How many there are.
@@ -40,24 +40,24 @@ pub struct Mirror {
     pub(super) git: Git,
     pub(super) path: PathBuf,
     pub(super) remote: Remote,
-    /// What a run got: it is held in the mirror and does not change any more.
+    /// The commit that a run got: it is held in the mirror and no longer changes.
     pub(super) ensured: Arc<Mutex<Option<(RunId, CommitId)>>>,
     /// The commit whose files were listed last, and the list: a commit never changes.
     pub(super) listed: Arc<Mutex<Option<Listing>>>,
     pub(super) moves: Moves,
-    /// Set where each question goes to a unit.
+    /// Set if each request goes to a unit.
     pub(super) unit: Option<MirrorUnit>,
 }
 
 /// A commit and all its files.
 pub(super) type Listing = (CommitId, Arc<[TreeEntry]>);
 
-/// Who puts a mirror that was made new in its place.
+/// The process that puts a new mirror in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moves {
     /// This process.
     Here,
-    /// The conductor: the directory that the mirror lies in is not this process' own.
+    /// The conductor: the directory that contains the mirror does not belong to this process.
     ByConductor,
 }
 
@@ -73,7 +73,7 @@ impl Mirror {
         Self { git, path, remote, ensured: Arc::default(), listed: Arc::default(), moves, unit: None }
     }
 
-    /// The same mirror, asked in units where systemd starts them: root starts no git by itself there.
+    /// Returns the same mirror, with requests in units if systemd starts them: then root starts no git itself.
     #[must_use]
     pub fn in_units(self, units: &Units) -> Self {
         let unit = units.can_bind().then(|| MirrorUnit {
@@ -117,7 +117,7 @@ impl Mirror {
         self.commit_of(&pin_name(run))
     }
 
-    /// Lets go of what was held for `run`.
+    /// Releases the commit that was held for `run`.
     ///
     /// # Errors
     /// The mirror cannot be written.
@@ -133,7 +133,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Lets go of the commits of all runs but those.
+    /// Releases the commits of all runs except those in `kept`.
     ///
     /// # Errors
     /// The mirror cannot be read or written.
@@ -161,7 +161,7 @@ impl Mirror {
         self.git.run(&program, || format!("cannot hold the commit {}", commit.short())).map(drop)
     }
 
-    /// Lets go of the commit that was held for the stash of `run`.
+    /// Releases the commit that was held for the stash of `run`.
     ///
     /// # Errors
     /// The mirror cannot be written.
@@ -173,7 +173,7 @@ impl Mirror {
         self.git.run(&program, || format!("cannot release the commit of the stash of {run}")).map(drop)
     }
 
-    /// Checks everything that the mirror holds; returns what is damaged, `None` if nothing is.
+    /// Checks everything in the mirror; returns the damage, `None` if nothing is damaged.
     ///
     /// # Errors
     /// git cannot be started.
@@ -196,7 +196,7 @@ impl Mirror {
         Ok(Some(checked.last_lines(3).join("; ")))
     }
 
-    /// Counts what the mirror holds that no branch and no kept run or stash reaches; `None` if git cannot read it.
+    /// Counts the objects of the mirror that no branch and no kept run or stash reaches; `None` if git cannot read it.
     ///
     /// # Errors
     /// git cannot be started.
@@ -226,7 +226,7 @@ impl Mirror {
     /// Checks that the remote had a branch when it was fetched last.
     ///
     /// # Errors
-    /// It had none of that name; the failure names the nearest. Or the mirror cannot be read.
+    /// The remote had no branch of that name; the failure names the nearest. Or the mirror cannot be read.
     pub fn check_branch(&self, branch: &BranchName) -> Outcome<()> {
         if let Some(unit) = &self.unit {
             return unit.ask(Call::CheckBranch { branch: branch.clone() });
@@ -250,8 +250,8 @@ impl Mirror {
         Ok(default.filter(|default| default != branch.as_str()))
     }
 
-    /// Returns the default branch that the remote had when it was fetched last, if that is another one than `branch` and `branch`
-    /// was still at `commit`.
+    /// Returns the default branch that the remote had when it was fetched last, if it is not `branch` and `branch` was
+    /// still at `commit`.
     ///
     /// # Errors
     /// The mirror cannot be read.
@@ -265,7 +265,7 @@ impl Mirror {
         Ok(parse_default(&listed).filter(|default| stands && default != branch.as_str()))
     }
 
-    /// Returns whether the mirror holds `commit`.
+    /// Returns whether the mirror contains `commit`.
     ///
     /// # Errors
     /// git cannot be started.
@@ -279,14 +279,14 @@ impl Mirror {
         Ok(self.commit_of(&format!("{commit}^{{commit}}"))?.is_some())
     }
 
-    /// The commit that `name` stands for; `None` if it stands for none, or there is no mirror.
+    /// Returns the commit that `name` means; `None` if it means none, or the mirror does not exist.
     pub(super) fn commit_of(&self, name: &str) -> Outcome<Option<CommitId>> {
         let program = self.bare()?.args(["rev-parse", "--verify", "--quiet", "--end-of-options", name]);
         let found = self.git.runner().run(&program)?;
         if found.succeeded() { CommitId::parse(found.text().trim()).map(Some) } else { Ok(None) }
     }
 
-    /// Returns the remote's URL, which holds no credentials, for people.
+    /// Returns the remote's URL, which contains no credentials, for people.
     pub fn shown_url(&self) -> Option<String> {
         self.remote.url.as_ref().map(|url| url.text.clone())
     }
@@ -302,12 +302,12 @@ impl Mirror {
     /// Prepares git for work in the mirror.
     ///
     /// # Errors
-    /// Others than this user or root decide on what git reads there.
+    /// Users other than this one or root control files that git reads there.
     pub(super) fn bare(&self) -> Outcome<Program> {
         self.guarded(&self.path)
     }
 
-    /// Makes sure that the mirror's configuration is the tool's own; before every git that reads it.
+    /// Ensures that the mirror's configuration is the tool's own; called before every git that reads it.
     ///
     /// # Errors
     /// As [`Mirror::bare`].
@@ -315,7 +315,8 @@ impl Mirror {
         guard::restore_configuration(&self.path, self.configuration())
     }
 
-    /// Prepares git for work in a repository laid out by [`lay_out`], whose configuration is the tool's own from now on.
+    /// Prepares git for work in a repository laid out by [`lay_out`], and ensures that its configuration is the tool's
+    /// own.
     pub(super) fn guarded(&self, git_dir: &Path) -> Outcome<Program> {
         guard::restore_configuration(git_dir, configuration_of(git_dir))?;
         Ok(self.git.at(&Repository::bare(git_dir)))
@@ -328,23 +329,23 @@ impl Mirror {
         Ok(self.git.runner().run(&self.bare()?.args(["rev-parse", "--is-bare-repository"]))?.succeeded())
     }
 
-    /// The configuration that the mirror has to have, by the one that it has.
+    /// Returns the configuration that the mirror must have, by the one that it has.
     pub(super) fn configuration(&self) -> &'static str {
         configuration_of(&self.path)
     }
 }
 
-/// The ref that holds a run's commit.
+/// Returns the ref that holds a run's commit.
 fn pin_name(run: &RunId) -> String {
     format!("refs/runs/{run}")
 }
 
-/// The ref that holds the commit of a run's stash.
+/// Returns the ref that holds the commit of a run's stash.
 fn stash_name(run: &RunId) -> String {
     format!("refs/stash/{run}")
 }
 
-/// The runs that a list of refs names.
+/// Returns the runs that a list of refs names.
 fn parse_pins(text: &str) -> Vec<RunId> {
     text.lines().filter_map(|line| RunId::parse(line.strip_prefix("refs/runs/")?).ok()).collect()
 }

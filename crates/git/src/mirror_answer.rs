@@ -1,4 +1,4 @@
-//! The mirror inside a unit: it answers what the conductor asks, with git of this process.
+//! The mirror inside a unit: it answers the requests of the conductor, with git of this process.
 
 use std::path::PathBuf;
 use std::sync::Arc;

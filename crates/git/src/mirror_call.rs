@@ -1,4 +1,4 @@
-//! What the mirror is asked for, as values that go to a unit and come back. It touches nothing.
+//! Requests to the mirror and their results, as values that go to a unit and come back. The module touches nothing.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::path::TreePath;
 /// The operation.
 pub const OPERATION: &str = "mirror";
 
-/// A question to the mirror.
+/// A request to the mirror.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MirrorRequest {
     pub(super) program: TreePath,
@@ -25,7 +25,7 @@ pub struct MirrorRequest {
     pub(super) call: Call,
 }
 
-/// What is asked: a method of [`super::mirror::Mirror`] and its arguments.
+/// The call: a method of [`super::mirror::Mirror`] and its arguments.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Call {
@@ -77,33 +77,33 @@ impl Call {
     }
 }
 
-/// The commits of a bundle, proved.
+/// The commits of a bundle, verified.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Quarantine {
-    /// The bare repository that holds them.
+    /// The bare repository that contains them.
     #[serde(with = "super::path::plain")]
     pub directory: PathBuf,
     /// The branch.
     pub branch: BranchName,
-    /// What it points to.
+    /// The commit that it points to.
     pub commit: CommitId,
 }
 
-/// Where commits come from.
+/// The source of commits.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// The remote: the branch that the run follows, as it is now.
     Remote,
-    /// A bundle: its one branch. What the remote's branches were when they were fetched last stays known.
+    /// A bundle: its one branch. The list of the remote's branches at the last fetch is kept.
     Quarantine(&'a Quarantine),
 }
 
-/// What became of a fetch.
+/// The result of a fetch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ensured {
     /// The mirror holds this commit for the run.
     Commit(CommitId),
-    /// The mirror has been made new beside its place, and must be put there.
+    /// A new mirror has been made beside the old one, and must be put in its place.
     Replaced,
 }

@@ -1,4 +1,4 @@
-//! What the mirror takes from the remote or from a bundle. It may touch the network and `mirror.git`.
+//! Fetches from the remote or from a bundle into the mirror. The module may touch the network and `mirror.git`.
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -17,20 +17,21 @@ use super::mirror_call::{Call, Ensured, Source};
 use super::mirror_layout::{configuration_for, lay_out};
 use super::{LONG, allowing, lenient, remote};
 
-/// How often a fetch is tried whose failure may pass, and how long it waits before each further try.
+/// How long a fetch with a temporary failure waits before each further attempt; their number limits the attempts.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
-/// From how many packs on the mirror is repacked; and from how many loose objects in one of its 256 directories.
+/// The number of packs from which the mirror is repacked, and the number of loose objects in one of its 256
+/// directories.
 const MANY: (usize, usize) = (40, 32);
 
-/// The ref that holds what the last bundle brought.
+/// The ref of the commit from the last bundle.
 const FROM_BUNDLE: &str = "refs/bundle";
 
-/// How the mirror is fetched into: nothing comes that was not asked for, and nothing is tidied.
+/// The options of a fetch into the mirror: nothing is fetched that was not requested, and nothing is cleaned up.
 pub(super) const QUIETLY: [&str; 4] = ["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--force"];
 
 impl Mirror {
-    /// Makes sure that the mirror holds what the remote's `branch` points to, holds it for `run`, and returns it
+    /// Ensures that the mirror has the commit that the remote's `branch` points to, holds it for `run`, and returns it
     /// (RW-5.2a). The first call of a run fetches; later ones return the same commit without the network.
     ///
     /// # Errors
@@ -92,7 +93,7 @@ impl Mirror {
                 _ => return Err(failure),
             }
         } else if matches!(source, Source::Remote) && !self.is_complete(&tip)? {
-            // A fetch finds nothing to do where a branch stands right and its objects are lost.
+            // A fetch does nothing if a branch points to the right commit but its objects are lost.
             self.recreate(branch, &tip, source)?;
             is_new = true;
         }
@@ -113,7 +114,7 @@ impl Mirror {
         Ok(Ensured::Commit(tip))
     }
 
-    /// Asks the remote what `branch` points to, and stores nothing.
+    /// Returns the commit that the remote's `branch` points to now, and stores nothing.
     ///
     /// # Errors
     /// As [`Mirror::ensure`].
@@ -124,7 +125,7 @@ impl Mirror {
         tip_of(branch, &self.remote_heads(branch)?)
     }
 
-    /// HEAD and the branches of the remote, as git lists them, and the tag of that name.
+    /// Returns HEAD and the branches of the remote, as git lists them, and the tag of that name.
     pub(super) fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
         let url = self.url()?;
         let listed = self.persistently(|| {
@@ -146,13 +147,14 @@ impl Mirror {
         Err(kind.blame_clock(kind.failure(&url.text, &listed), self.last_fetch()))
     }
 
-    /// When something was fetched last: the clock was at least there.
+    /// Returns the time of the last fetch: the clock had at least reached it.
     fn last_fetch(&self) -> Option<jiff::Timestamp> {
         let found = std::fs::metadata(self.path.join(REMOTE_HEADS)).ok()?;
         jiff::Timestamp::try_from(found.modified().ok()?).ok()
     }
 
-    /// Tries what may fail for a moment; waits longer before each further try, within the deadline of a fetch.
+    /// Repeats an attempt with temporary failures; waits longer before each further attempt, within the deadline of a
+    /// fetch.
     fn persistently(&self, attempt: impl Fn() -> Outcome<Finished>) -> Outcome<Finished> {
         let end = clock::monotonic() + remote::deadline(&self.remote);
         let mut finished = attempt()?;
@@ -168,7 +170,7 @@ impl Mirror {
         Ok(finished)
     }
 
-    /// Fetches into a repository; returns the kind of failure and what to report.
+    /// Fetches into a repository; returns the kind of failure and the failure to report.
     fn fetch(
         &self,
         into: &Path,
@@ -208,7 +210,7 @@ impl Mirror {
         Ok(Err((kind, kind.failure(&self.from(source), &fetched))))
     }
 
-    /// Where commits come from, for people.
+    /// Returns the source of commits, for people.
     fn from(&self, source: Source<'_>) -> String {
         match source {
             Source::Remote => self.shown_url().unwrap_or_default(),
@@ -216,8 +218,8 @@ impl Mirror {
         }
     }
 
-    /// Removes branches that cannot exist beside `branch`: `x` beside `x/y`, and the reverse. What runs need of them is held
-    /// for the runs.
+    /// Removes branches that cannot exist beside `branch`: `x` beside `x/y`, and the reverse. The commits that runs
+    /// need are held for the runs.
     fn clear_way(&self, git_dir: &Path, branch: &BranchName) -> Outcome<()> {
         let program = self.guarded(git_dir)?.args(["for-each-ref", "--format=%(refname)", "refs/heads/"]);
         let listed = self.git.runner().run(&program)?;
@@ -229,8 +231,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Packs the mirror again if many fetches have left many packs or loose objects. Nothing that it holds is dropped: trees
-    /// and stashes borrow from it.
+    /// Packs the mirror again if many fetches have left many packs or loose objects. Nothing in it is dropped: trees
+    /// and stashes borrow its objects.
     fn repack_if_grown(&self) -> Outcome<()> {
         let entries =
             |directory: &str| std::fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
@@ -249,14 +251,14 @@ impl Mirror {
         Ok(())
     }
 
-    /// What `branch` points to in the mirror.
+    /// Returns the commit that `branch` points to in the mirror.
     fn head(&self, branch: &BranchName) -> Outcome<CommitId> {
         let found = self.commit_of(&format!("refs/heads/{branch}"))?;
         found.ok_or_else(|| Failure::new(format!("the fetch has not brought the branch {branch}")))
     }
 
-    /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
-    /// it in place.
+    /// Makes a new mirror beside the old one, copies the commits that the old one still holds for runs, and puts the
+    /// new one in place.
     pub(super) fn recreate(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         let by_conductor = self.moves == Moves::ByConductor;
@@ -283,7 +285,7 @@ impl Mirror {
         }
         let old = allowing(self.guarded(&fresh)?, "file").arg("fetch");
         let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
-        // Whether anything can still be read from the old one is luck.
+        // The old one may be unreadable, so a failure is ignored.
         let old = old.arg(&self.path).args(["+refs/runs/*:refs/runs/*", "+refs/stash/*:refs/stash/*"]);
         let _ = self.git.runner().run(&old)?;
         disk::sync_file_system(&fresh)?;
@@ -296,8 +298,8 @@ impl Mirror {
     }
 }
 
-/// Removes the locks and unfinished packs of a fetch that was killed, which would keep the next one out. One run at a time
-/// fetches.
+/// Removes the locks and unfinished packs of a fetch that was killed, which would block the next one. Only one run
+/// fetches at a time.
 fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
     for lock in locks(git_dir) {
         disk::remove_file_if_there(&lock)?;
@@ -310,7 +312,7 @@ fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns `true` if two refs cannot exist beside each other.
+/// Returns `true` if two refs cannot both exist.
 fn is_in_the_way(name: &str, wanted: &str) -> bool {
     let below =
         |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));

@@ -1,4 +1,4 @@
-//! An empty bare repository of the tool's own, and its configuration.
+//! Makes one of the tool's own bare repositories, empty, with its configuration.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use refresh_settings::names::CommitId;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
-/// The mirror's own configuration. The owner of `app/` reads the mirror because every process of this program has the umask
-/// 022; `sharedRepository` would set the set-group-ID bit, which a run may not.
+/// The mirror's own configuration. The owner of `app/` reads the mirror because every process of this program has the
+/// umask 022; `sharedRepository` would set the set-group-ID bit, which a run is not allowed to set.
 const SHA1: &str = "\
 [core]
 \trepositoryformatversion = 0
@@ -25,18 +25,18 @@ const SHA256: &str = "\
 \tobjectformat = sha256
 ";
 
-/// The configuration of a repository whose commits are named like `commit`.
+/// Returns the configuration of a repository whose commit IDs have the length of `commit`.
 pub(super) fn configuration_for(commit: &CommitId) -> &'static str {
     if commit.as_str().len() == 64 { SHA256 } else { SHA1 }
 }
 
-/// The configuration that a repository of the tool's own has to have, by the one that it has.
+/// Returns the configuration that one of the tool's own repositories must have, by the one that it has.
 pub(super) fn configuration_of(git_dir: &Path) -> &'static str {
     let found = disk::read_at_most(&git_dir.join("config"), 4096).ok().flatten();
     if found.as_deref() == Some(SHA256.as_bytes()) { SHA256 } else { SHA1 }
 }
 
-/// Lays out an empty bare repository of the tool's own, for commits that are named like `commit`.
+/// Makes one of the tool's own bare repositories, empty, for commit IDs with the length of `commit`.
 pub(super) fn lay_out(directory: &Path, commit: &CommitId) -> Outcome<()> {
     for inner in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
         disk::make_directory(&directory.join(inner), 0o755)?;

@@ -1,5 +1,5 @@
-//! What the mirror does where it has lost objects: a power cut, a disk error or a hand took them. A new one is made from the
-//! remote, and keeps of the old one what can still be read.
+//! Replaces a mirror that has lost objects through a power cut, a disk error or a person. A new one is made from the
+//! remote, and keeps the readable objects of the old one.
 
 use refresh_settings::names::{BranchName, CommitId};
 use refresh_system::error::{Failure, Outcome};
@@ -9,11 +9,11 @@ use super::mirror::Mirror;
 use super::mirror_call::{Call, Ensured, Source};
 
 impl Mirror {
-    /// Makes sure that the mirror holds an earlier commit with all its files. A mirror that has lost something of it
-    /// is replaced by a new one.
+    /// Ensures that the mirror has an earlier commit with all its files. A mirror that has lost a part of it is
+    /// replaced by a new one.
     ///
     /// # Errors
-    /// The remote cannot be reached, or `branch` does not contain the commit any more.
+    /// The remote cannot be reached, or `branch` no longer contains the commit.
     pub fn ensure_earlier(&self, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
         if self.is_complete(commit)? {
             return Ok(());
@@ -43,7 +43,7 @@ impl Mirror {
         Ok(Ensured::Replaced)
     }
 
-    /// Returns whether the mirror holds a commit and all its files.
+    /// Returns whether the mirror has a commit and all its files.
     ///
     /// # Errors
     /// git cannot be started.

@@ -1,5 +1,5 @@
-//! The mirror as root asks for it: each question goes to a unit that runs as the mirror's owner, so that root starts no
-//! git and reads nothing that a remote sent. Root makes and exchanges directories in the store, which is its own.
+//! The mirror as root uses it: each request goes to a unit that runs as the mirror's owner. So root starts no git and
+//! reads nothing that a remote sent. Root makes and exchanges directories in the store, which root owns.
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,9 @@ use refresh_system::text::aside;
 use super::mirror_call::{Call, Ensured, MirrorRequest, OPERATION, Source};
 use super::{Git, LONG};
 
-/// Where root keeps what ssh takes where the settings name nothing else.
+/// The directory of root's keys and known hosts, which ssh gets unless the settings name others.
 const SSH_DIRECTORY: &str = "/root/.ssh";
-/// The keys that ssh tries by itself, the preferred first.
+/// The keys that ssh tries by default, the preferred one first.
 const SSH_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
 /// The conductor's side.
@@ -34,7 +34,7 @@ pub(super) struct MirrorUnit {
 }
 
 impl MirrorUnit {
-    /// Asks a unit.
+    /// Sends a request to a unit.
     ///
     /// # Errors
     /// The method's own failure, or the unit cannot be started.
@@ -77,7 +77,8 @@ impl MirrorUnit {
         serde_json::from_value(value).context(|| "the mirror's response cannot be read".to_owned())
     }
 
-    /// Fetches. A mirror that had to be made new lies beside the old one, in a directory of root's: root puts it in place.
+    /// Fetches. If a new mirror was necessary, it is beside the old one, in a directory that root owns: root puts it in
+    /// place.
     pub(super) fn ensure(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
         let call = || match source {
             Source::Remote => Call::Ensure { run: run.clone(), branch: branch.clone() },
@@ -116,7 +117,7 @@ impl MirrorUnit {
         self.put_in_place(&beside)
     }
 
-    /// Makes sure that the mirror's directory is there and belongs to the builder.
+    /// Ensures that the mirror's directory exists and belongs to the builder.
     fn own(&self) -> Outcome<()> {
         let builder = self.units.user_of(Role::Fetch)?;
         let path = self.path.as_path();
@@ -128,7 +129,7 @@ impl MirrorUnit {
         if Owner::of(path)? == builder { Ok(()) } else { beneath::give_all(path, builder) }
     }
 
-    /// Asks a unit that writes to `directory`, which root makes for the builder and which must not exist.
+    /// Sends a request to a unit that writes to `directory`, which root makes for the builder and which must not exist.
     ///
     /// # Errors
     /// As [`MirrorUnit::ask`].
@@ -148,7 +149,7 @@ impl MirrorUnit {
         beneath::give_all(directory, owner)
     }
 
-    /// Exchanges the mirror with the one that was made new beside it.
+    /// Exchanges the mirror with the new one beside it.
     fn put_in_place(&self, beside: &Path) -> Outcome<()> {
         let path = self.path.as_path();
         if path.join("HEAD").exists() {
@@ -160,12 +161,12 @@ impl MirrorUnit {
     }
 }
 
-/// Where a mirror that has to be made new is made.
+/// Returns the path at which a new mirror is made.
 fn beside(mirror: &Path) -> PathBuf {
     mirror.with_file_name("mirror.git.new")
 }
 
-/// Gives the job the secrets that the remote asks for. The unit finds them by [`units::credential`].
+/// Adds the secrets that the remote requires to the job. The unit finds them by [`units::credential`].
 fn secrets(mut job: Job, remote: &Remote) -> Outcome<Job> {
     let transport = remote.url.as_ref().map(|url| url.transport);
     let mut give = |name: &str, source: PathBuf| {

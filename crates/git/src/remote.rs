@@ -1,4 +1,4 @@
-//! The remote as git gets it: a checked URL, and credentials on ways that no process list and no log shows.
+//! The remote as git gets it: a checked URL, and credentials that appear in no process list and no log.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::{Git, allowing};
 
 /// The name of the token among the secrets of a unit.
 pub(super) const TOKEN: &str = "token";
-/// The hidden command by which git asks this program for the token: `git-credential TOKEN_FILE USER OPERATION`.
+/// The hidden command with which git requests the token from this program: `git-credential TOKEN_FILE USER OPERATION`.
 pub(crate) const CREDENTIAL_COMMAND: &str = "git-credential";
 
 /// Returns how long one fetch may take.
@@ -24,13 +24,13 @@ pub(super) fn deadline(remote: &Remote) -> Duration {
     remote.deadline.unwrap_or(Remote::DEADLINE)
 }
 
-/// Returns how long a fetch may bring nothing.
+/// Returns how long a fetch may receive nothing.
 fn stall(remote: &Remote) -> Duration {
     remote.stall.unwrap_or(Remote::STALL)
 }
 
-/// Adds to a git program what it needs to reach the remote: the one allowed transport, credentials, proxy,
-/// certificates, deadline and stall limit. Options of the sub-command have to be added afterwards.
+/// Adds everything that a git program needs to reach the remote: the one allowed transport, credentials, proxy,
+/// certificates, deadline and stall limit. Options of the sub-command must be added afterwards.
 ///
 /// # Errors
 /// The token file is missing, or others can read it.
@@ -51,8 +51,8 @@ pub(super) fn with_access_to_remote(
             settings.push(format!("http.lowSpeedTime={}", stall(remote).as_secs().max(1)));
             settings.push("http.followRedirects=initial".to_owned());
             if let Some(proxy) = &remote.proxy {
-                // May hold a password, which a command line would show to everybody. git and curl ask for these names
-                // before those in capitals; an older git knows no other way but a file.
+                // It may contain a password, which a command line would show to every user. git and curl check these
+                // names before those in capitals; for an older git, the only other way is a file.
                 let scheme = if url.transport == Transport::Https { "https_proxy" } else { "http_proxy" };
                 program = program.env(scheme, proxy);
             }
@@ -74,8 +74,8 @@ pub(super) fn with_access_to_remote(
     Ok(program.deadline(deadline(remote)).stall(stall(remote)))
 }
 
-/// The settings that make git ask for credentials in the right place, and for this host only: a redirect elsewhere
-/// gets none.
+/// Returns the settings that make git request credentials from the right source, and for this host only: a redirect
+/// elsewhere gets none.
 fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
     let host = url.text.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
     let mut settings = vec!["credential.helper=".to_owned()];
@@ -83,7 +83,7 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
         read_token(file)?;
         let own = git.runner().own_program();
         let own = if own == Path::new("/proc/self/exe") {
-            // Inside the shell that starts the helper, "self" would be the shell.
+            // In the shell that starts the helper, "self" would be the shell.
             format!("/proc/{}/exe", ProcessId::own().pid)
         } else {
             own.display().to_string()
@@ -97,7 +97,8 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
     Ok(settings)
 }
 
-/// The ssh that git starts: no prompt, no configuration of the caller, the other side must be known.
+/// Returns the ssh command that git starts: no prompt, no configuration of the caller, and the remote host must be
+/// known.
 fn ssh_command(remote: &Remote) -> String {
     let mut words = vec!["ssh".to_owned(), "-F".to_owned(), "/dev/null".to_owned()];
     let seconds = stall(remote).as_secs().clamp(3, 60);
@@ -123,8 +124,8 @@ fn ssh_command(remote: &Remote) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// Answers git's question for credentials; `request` is what git wrote, one `key=value` a line. Only `get` is
-/// answered: this program never stores what git passes.
+/// Answers git's request for credentials; `request` is git's output, one `key=value` for each line. Only `get` is
+/// answered: this program never stores credentials that git passes.
 ///
 /// # Errors
 /// The token file is missing or empty, or others can read it.
@@ -137,7 +138,7 @@ pub fn answer_credential(operation: &str, request: &str, token_file: &Path, user
     Ok(format!("username={user}\npassword={token}\n"))
 }
 
-/// Checks the token file without a use of what it holds.
+/// Checks the token file without using its content.
 ///
 /// # Errors
 /// It is missing or empty, or others can read it.
@@ -145,7 +146,8 @@ pub(super) fn check_token(file: &Path) -> Outcome<()> {
     read_token(file).map(drop)
 }
 
-/// Reads the token; a file that others can read is no place for one. Of a unit's own secrets systemd says who reads them.
+/// Reads the token; a file that others can read is refused. For a unit's own secrets, systemd controls who can read
+/// them.
 fn read_token(file: &Path) -> Outcome<String> {
     let shown = file.display();
     let found = std::fs::metadata(file).context(|| format!("the token file {shown} cannot be read"))?;

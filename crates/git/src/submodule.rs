@@ -1,4 +1,4 @@
-//! Entries of other repositories in a commit: submodules, and what looks like one. Pure.
+//! Entries of other repositories in a commit: submodules, and entries that resemble them. The module touches nothing.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use refresh_system::error::Failure;
 
 use super::path::TreePath;
 
-/// The refusal of an entry that `git add` makes of a repository inside the repository: a commit of that repository, without its
-/// files.
+/// Returns the refusal of an entry that `git add` makes from a repository inside the repository: a commit of that
+/// repository, without its files.
 pub(super) fn orphan(commit: &CommitId, path: &Path) -> Failure {
     let shown = TreePath::from(path);
     Failure::new(format!(

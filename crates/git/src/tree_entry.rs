@@ -1,10 +1,10 @@
-//! One file of a commit. It touches nothing.
+//! One file of a commit. The module touches nothing.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What kind of thing a tree holds at a path.
+/// The kind of an entry of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
@@ -46,10 +46,10 @@ pub struct TreeEntry {
     /// Its path in the tree.
     #[serde(with = "super::path::plain")]
     pub path: PathBuf,
-    /// What it is.
+    /// Its kind.
     pub kind: EntryKind,
     /// The hash of its content.
     pub object: String,
-    /// The length of its content in bytes, where it was asked for.
+    /// The length of its content in bytes, if it was requested.
     pub size: Option<u64>,
 }
