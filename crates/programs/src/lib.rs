@@ -1,7 +1,8 @@
-//! Other programs, and the only way to them.
+//! Starts other programs; no other crate does.
 //!
 //! [`process`] starts, watches and ends a program. [`units`] runs work on content of others in sandboxed units, with
-//! [`systemd`] or, on a host without it, with the launcher in this crate. It knows nothing of what the programs are for.
+//! [`systemd`] or, on a host without it, with the launcher in this crate. The crate does not depend on the purpose of
+//! the programs.
 
 pub mod process;
 pub mod systemd;

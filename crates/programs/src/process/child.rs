@@ -1,4 +1,4 @@
-//! The one door to other programs.
+//! Starts other programs as children of this process.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -42,15 +42,15 @@ impl Runner {
         Self::new(Arc::new(Events::silent()))
     }
 
-    /// Marks and records every child as one of run `id`; `register` is the file of records.
+    /// Marks and records every child as a child of run `id`; `register` is the file of records.
     #[must_use]
     pub fn for_run(mut self, id: RunId, register: PathBuf) -> Self {
         self.run = Some((id, register));
         self
     }
 
-    /// Makes a runner for an operation in a separate process. The children carry the mark of the run as the operation does,
-    /// by which what a killed run has left is found; the register belongs to the caller.
+    /// Makes a runner for an operation in a separate process. The children carry the mark of the run, as the operation
+    /// does: processes that a killed run left are found by it. The register belongs to the caller.
     pub fn in_operation(events: Events) -> Self {
         let runner = Self::new(Arc::new(events));
         match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
@@ -59,36 +59,36 @@ impl Runner {
         }
     }
 
-    /// Returns what its children say, and everything else, to other events.
+    /// Sends the output of its children, and all other events, to `events`.
     #[must_use]
     pub fn with_events(mut self, events: Arc<Events>) -> Self {
         self.events = events;
         self
     }
 
-    /// Uses `program` as the worker; for tests, whose own program is the test.
+    /// Uses `program` as the worker: for tests, in which the running program is the test itself.
     #[must_use]
     pub fn with_worker(mut self, program: PathBuf) -> Self {
         self.own_program = program;
         self
     }
 
-    /// Returns the path by which this program starts itself again, also after its file was replaced.
+    /// Returns the path with which this program starts itself again, also after its file was replaced.
     pub fn own_program(&self) -> &Path {
         &self.own_program
     }
 
-    /// Returns where events go.
+    /// Returns the receiver of events.
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// Runs a program to its end and returns what it left; a non-zero exit, a passed deadline and a stall are
-    /// results, not errors.
+    /// Runs a program to its end and returns how it ended and its output; a non-zero exit, a passed deadline and a
+    /// stall are results, not errors.
     ///
     /// # Errors
-    /// The program cannot be started, its output exceeds what [`crate::process::Keep::All`] allows, or the run is interrupted (the
-    /// child is ended first).
+    /// The program cannot be started, its output exceeds the limit of [`crate::process::Keep::All`], or the run is
+    /// interrupted (the child is ended first).
     pub fn run(&self, program: &Program) -> Outcome<Finished> {
         let mut started = self.start(program, Input::Bytes)?;
         self.finish(&mut started, &program.limits())
@@ -125,13 +125,13 @@ impl Runner {
         })
     }
 
-    /// Watches what was started to its end and collects it.
+    /// Watches a started program to its end and collects it.
     ///
     /// # Errors
     /// As [`Self::run`].
     pub(crate) fn finish(&self, started: &mut Started, limits: &Limits) -> Outcome<Finished> {
         let seen = watch::until_the_end(started, limits, &self.events);
-        // One that waits in the kernel cannot be collected.
+        // A process that waits in the kernel cannot be collected.
         let killed = Ok(Ended::Signalled(Signal::KILL.as_raw()));
         let collected = if started.is_lost { killed } else { started.subject.collect() };
         if started.is_lost {
@@ -140,7 +140,8 @@ impl Runner {
         }
         let seen = seen?;
         if !matches!(collected, Ok(Ended::Exited(0))) {
-            // A machine that is switched off asks this process and its units to end at once: then that is the cause.
+            // A machine that shuts down signals this process and its units at the same time: then the shutdown is the
+            // cause.
             interrupt::check()?;
         }
         let ended = match seen.cut_short {
@@ -150,12 +151,12 @@ impl Runner {
         Ok(Finished { program: limits.name.clone(), ended, stdout: seen.stdout, stderr: seen.stderr })
     }
 
-    /// Returns the run that children belong to.
+    /// Returns the run to which the children belong.
     pub(crate) fn run_id(&self) -> Option<&RunId> {
         self.run.as_ref().map(|(id, _)| id)
     }
 
-    /// Writes down the child's group and start time; a record that cannot be written is covered by the mark.
+    /// Records the child's group and start time. If the record cannot be written, the mark suffices.
     fn record(&self, child: &Child, program: &Program) {
         let Some((_, register)) = &self.run else { return };
         let Some(leader) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return };
@@ -168,16 +169,16 @@ impl Runner {
     }
 }
 
-/// What a child reads on standard input.
+/// The standard input of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// What the program was given, or nothing.
+    /// The program's input, or nothing.
     Bytes,
     /// A pipe that stays open.
     Open,
 }
 
-/// A child of this process; its process group is the whole of it.
+/// A child of this process, with its entire process group.
 #[derive(Debug)]
 struct OwnChild {
     child: Child,
@@ -207,7 +208,7 @@ impl Subject for OwnChild {
     }
 
     fn collect(&mut self) -> Outcome<Ended> {
-        // The leader is not reaped yet, so its group's number cannot have been given to another process.
+        // The leader is not reaped yet, so no other process can have its group's number.
         self.kill();
         self.child.wait().map(ended).context(|| format!("cannot wait for process {}", self.child.id()))
     }
@@ -220,8 +221,8 @@ fn ended(status: ExitStatus) -> Ended {
     }
 }
 
-/// Starts a child. A file that was only just written counts as busy as long as another thread's fork holds its descriptor,
-/// which is over when that child executes its program (execve(2), `ETXTBSY`).
+/// Starts a child. A file that was only just written counts as busy while a child that another thread forked has its
+/// descriptor. That ends when the child executes its program (execve(2), `ETXTBSY`).
 fn spawn(command: &mut Command) -> std::io::Result<Child> {
     for _ in 0..100 {
         match command.spawn() {

@@ -1,7 +1,7 @@
-//! The small door for the programs that outlive their parent: the supervisor, the service below it, and a run on a host
-//! without systemd.
+//! Starts the programs that outlive their parent: the supervisor, the service below it, and a run on a host without
+//! systemd.
 //!
-//! Everything else goes through [`super::Runner`], which waits for what it starts.
+//! All other programs are started by [`super::Runner`], which waits for their end.
 #![expect(clippy::disallowed_methods, reason = "this module starts other programs")]
 
 use std::ffi::OsString;
@@ -23,23 +23,23 @@ use super::memory_file::memory_file;
 use super::program::Program;
 use super::{passing, session};
 
-/// The program of a supervisor: what is started, and what it reads on standard input.
+/// The program of a supervisor, its arguments and its standard input.
 #[derive(Debug)]
 pub struct Daemon<'a> {
     /// The program, usually this one.
     pub program: &'a Path,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// What it reads on standard input.
+    /// Its standard input.
     pub request: &'a [u8],
-    /// Where its own messages go.
+    /// The file for its messages.
     pub messages: File,
-    /// A socket that it gets, by [`passing::receive`] from its standard output.
+    /// A socket that it receives with [`passing::receive`] from its standard output.
     pub socket: Option<OwnedFd>,
 }
 
-/// Starts a daemon in `/` with an empty environment and no descriptor of ours but three: its request, its answer and its
-/// messages. Returns it and the end of the pipe on which its answer arrives. It is never waited for.
+/// Starts a daemon in `/` with an empty environment and only three descriptors of ours: its request, its answer and its
+/// messages. Returns the process and the end of the pipe on which its answer arrives. No process waits for its end.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -52,7 +52,7 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
     let mut command = Command::new(daemon.program);
     session::isolate(&mut command, None, Path::new("/"))?;
     let child = command
-        // The path may be /proc/self/exe, which means nothing in a list of processes.
+        // The path may be /proc/self/exe, which is useless in a list of processes.
         .arg0("ladylinux-refresh")
         .args(&daemon.arguments)
         .env_clear()
@@ -69,20 +69,20 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
 pub struct ServiceProgram {
     /// The program and its arguments.
     pub command: Vec<OsString>,
-    /// Its whole environment.
+    /// Its complete environment.
     pub variables: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: OsString,
-    /// Whom it runs as, where we are root.
+    /// The user that it runs as, if we are root.
     pub owner: Owner,
 }
 
-/// Gives the program that it becomes the socket on standard input as descriptor 3, in the way of `sd_listen_fds(3)`: the number
-/// of the process is known to nothing else before that program runs.
+/// Passes the socket on standard input to the program as descriptor 3, as `sd_listen_fds(3)` defines. Only this shell,
+/// which becomes the program, knows its process number in time.
 const WITH_SOCKET: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@" 3<&0 </dev/null"#;
 
-/// Starts a service in a session and a process group of its own, with both output streams on `output`, and with its listening
-/// socket where it has one. The caller reaps it.
+/// Starts a service in a new session and process group, with both output streams on `output`, and with its listening
+/// socket if it has one. The caller reaps it.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -109,11 +109,11 @@ pub fn start_service(
     identity_of(child.id())
 }
 
-/// Starts a program in a session and a process group of its own, with no input and both streams appended to `log`, and leaves it
-/// to itself: no process waits for it, its deadline and what it keeps do not count.
+/// Starts a program in a new session and process group, with no input and both streams appended to `log`. No process
+/// waits for its end: its deadline and its `keep` do not count.
 ///
 /// # Errors
-/// The log cannot be opened, the program cannot be started, or it is gone at once.
+/// The log cannot be opened, the program cannot be started, or it ends immediately.
 pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
     let context = || format!("cannot start {}", program.name());
     let output = disk::open_append(log, 0o600)?;
@@ -125,7 +125,7 @@ pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
     })
 }
 
-/// Looks up a child of ours that has not been reaped: the pid is still its own, even if it has ended.
+/// Returns the identity of a child of ours that has not been reaped: the pid is still its own, even if it has ended.
 fn identity_of(pid: u32) -> Outcome<ProcessId> {
     i32::try_from(pid)
         .ok()

@@ -1,4 +1,4 @@
-//! How a process ended. It touches nothing.
+//! How a process ended. The module touches nothing.
 
 use std::fmt;
 

@@ -1,22 +1,22 @@
-//! What a child leaves: how it ended, and its output. It touches nothing.
+//! The result of a child: how it ended, and its output. The module touches nothing.
 
 use std::time::Duration;
 
 use refresh_system::error::{Failure, Outcome};
 
-/// What happens with a child's output.
+/// How the output of a child is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
-    /// Kept whole, up to this many bytes of each stream; more is a failure.
+    /// Kept completely, up to this many bytes of each stream; more is a failure.
     All(usize),
     /// Streamed line by line as events under this name; the last 64 KiB of each stream are kept.
     Narrated(String),
-    /// Standard output is a response and kept whole, up to this many bytes; the lines of standard error are events under
-    /// the name `narrate`, where there is one, and its last 64 KiB are kept.
+    /// Standard output is a response and kept completely, up to this many bytes. The lines of standard error are events
+    /// under the name `narrate`, if it is set, and the last 64 KiB are kept.
     Response {
         /// How many bytes of standard output are kept; more is a failure.
         limit: usize,
-        /// The name that progress is narrated under.
+        /// The name of the events for progress.
         narrate: Option<String>,
     },
 }
@@ -34,7 +34,7 @@ pub enum Ended {
     Stalled(Duration),
 }
 
-/// What a child left.
+/// The result of a child.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// The program's name.
@@ -58,8 +58,8 @@ impl Finished {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Returns the last `count` lines that are not empty of standard error, or of standard output where that says
-    /// nothing; as a terminal shows them in the end, so without progress that was written over.
+    /// Returns the last `count` lines that are not empty of standard error, or of standard output if standard error is
+    /// empty; in the form that a terminal shows at the end, without progress that was overwritten.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let of = |bytes: &[u8]| -> Vec<String> {
             let text = String::from_utf8_lossy(bytes);
@@ -72,7 +72,7 @@ impl Finished {
         if stderr.is_empty() { of(&self.stdout) } else { stderr }
     }
 
-    /// Returns this end as a failure: `summary`, caused by how the program ended, caused by what it said.
+    /// Returns this end as a failure: `summary`, caused by how the program ended, caused by its output.
     pub fn failure(&self, summary: &str) -> Failure {
         let how = match self.ended {
             Ended::Exited(code) => format!("{} exited with code {code}", self.program),
@@ -93,7 +93,7 @@ impl Finished {
         Failure::new(summary).because(cause)
     }
 
-    /// Returns itself when it exited with code 0.
+    /// Returns itself if it exited with code 0.
     ///
     /// # Errors
     /// The end as [`Finished::failure`].

@@ -1,4 +1,4 @@
-//! A hold on one process that no reuse of its pid can turn to another (pidfd, Linux 5.3).
+//! A handle of one process, which a reuse of its pid cannot affect (pidfd, Linux 5.3).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::identity::ProcessId;
 
-/// A process that is held: signals reach it or no process.
+/// A handle of a process: signals reach this process or none.
 #[derive(Debug)]
 pub struct Handle {
     id: ProcessId,
@@ -19,19 +19,19 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes hold of a process; `None` if it is gone already.
+    /// Opens a handle of a process; `None` if it has ended already.
     pub fn open(id: ProcessId) -> Option<Self> {
         let fd = pidfd_open(Pid::from_raw(id.pid)?, PidfdFlags::empty()).ok()?;
-        // Read after the opening: the process that has the pid now is the one of the descriptor.
+        // Checked after the opening: the process that has the pid now is the one of the descriptor.
         id.is_alive().then_some(Self { id, fd })
     }
 
-    /// Returns which process it is.
+    /// Returns the identity of the process.
     pub fn id(&self) -> ProcessId {
         self.id
     }
 
-    /// Sends a signal; that the process has ended meanwhile is no error.
+    /// Sends a signal. It is not an error if the process has ended meanwhile.
     ///
     /// # Errors
     /// The process belongs to another user.

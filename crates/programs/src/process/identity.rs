@@ -1,4 +1,4 @@
-//! Who a process is: pid and start time, so that a reused pid is never mistaken.
+//! The identity of a process: pid and start time, which distinguishes it from a later process with the same pid.
 //!
 //! Source: proc(5): field 22 of `/proc/PID/stat` is the start time in clock ticks since boot.
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use refresh_system::text::harmless_line;
 
-/// One process, for good: a pid alone may be given to another process later.
+/// The permanent identity of one process: a pid alone may belong to another process later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The process id.
@@ -18,25 +18,25 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// Looks up the process that has `pid` now; `None` if there is none (or only a zombie).
+    /// Finds the process that has `pid` now; `None` if no process has it (or only a zombie).
     pub fn of(pid: i32) -> Option<Self> {
         let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
     }
 
-    /// Looks up a child that has not been reaped yet, also one that has ended.
+    /// Finds a child that has not been reaped yet, also one that has ended.
     pub fn of_child(pid: i32) -> Option<Self> {
         let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         Some(Self { pid, started: stat.started })
     }
 
-    /// Returns this very process.
+    /// Returns this process.
     pub fn own() -> Self {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         Self::of(pid).unwrap_or(Self { pid, started: 0 })
     }
 
-    /// Returns the process that started this one, or that took it in.
+    /// Returns the process that started this one, or that adopted it.
     pub fn parent(self) -> Option<Self> {
         let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)?;
         Self::of(stat.parent).filter(|_| stat.started == self.started)
@@ -47,14 +47,15 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Returns the command line for people, its arguments separated by spaces; empty where it cannot be read. The process may
-    /// be a stranger's, and writes there what it likes: it is one line, and what a terminal obeys is escaped.
+    /// Returns the command line for people, its arguments separated by spaces; empty if it cannot be read. The process
+    /// may belong to another user and can write anything there: the result is one line, and characters that a terminal
+    /// obeys are escaped.
     pub fn command(self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         harmless_line(&String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
     }
 
-    /// Returns the unit of systemd that the process is part of, a session or a unit of a user's own left out.
+    /// Returns the unit of systemd that the process belongs to; sessions and users' own units are ignored.
     pub fn unit(self) -> Option<String> {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
         unit_of_groups(&groups)
@@ -82,7 +83,7 @@ impl ProcessId {
     }
 }
 
-/// What `/proc/PID/stat` says of a process.
+/// The content of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// `R`, `S`, `D`, `Z` …
@@ -97,7 +98,7 @@ pub struct Stat {
     pub started: u64,
 }
 
-/// Reads the stat line of a process; the command's name may hold spaces and brackets.
+/// Reads the stat line of a process; the command's name may contain spaces and brackets.
 pub fn parse_stat(line: &str) -> Option<Stat> {
     let (_, rest) = line.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -110,7 +111,7 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
     })
 }
 
-/// Returns the groups of `/proc/PID/cgroup` in the hierarchies of systemd's.
+/// Returns the groups of `/proc/PID/cgroup` in the hierarchies of systemd.
 fn of_systemd(groups: &str) -> impl Iterator<Item = &str> {
     groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -119,8 +120,8 @@ fn of_systemd(groups: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Finds the unit of a user's systemd: the innermost name of a service below `user@UID.service`. The user chooses that name:
-/// only letters, digits and a few marks are taken.
+/// Finds the unit of a user's systemd: the innermost name of a service below `user@UID.service`. The user chooses that
+/// name: only letters, digits and a few other characters are accepted.
 fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
     of_systemd(groups).find_map(|path| {
         let (_, below) = path.split_once("/user@")?;
@@ -131,7 +132,7 @@ fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
     })
 }
 
-/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd's.
+/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd.
 fn unit_of_groups(groups: &str) -> Option<String> {
     of_systemd(groups)
         .filter(|path| !path.contains("/user.slice/"))
@@ -164,8 +165,8 @@ const LAUNCHERS: [&str; 22] = [
     "supervisor",
 ];
 
-/// Returns whether a unit starts programs that are not its own: such a unit is stopped, restarted or named in no advice about
-/// one of these programs.
+/// Returns whether a unit starts programs that are not its own. A hint about one of these programs never names such a
+/// unit, and never stops or restarts it.
 pub fn is_launcher(unit: &str) -> bool {
     let stem = unit.trim_end_matches(".service");
     LAUNCHERS.iter().any(|name| {
@@ -177,7 +178,7 @@ pub fn is_launcher(unit: &str) -> bool {
     })
 }
 
-/// Returns the pids of all processes that can be seen.
+/// Returns the pids of all visible processes.
 pub fn all_pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
@@ -241,7 +242,7 @@ mod tests {
             .spawn()
             .unwrap();
         let process = ProcessId::of_child(i32::try_from(child.id()).unwrap()).unwrap();
-        // Until it has become the shell, it still is this process.
+        // Until the child has become the shell, its command is that of this process.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !process.command().contains("read line") && std::time::Instant::now() < deadline {
             std::thread::yield_now();

@@ -1,4 +1,5 @@
-//! The sockets that systemd passes to a unit, and the word that the unit is ready (`sd_listen_fds(3)`, `sd_notify(3)`).
+//! The sockets that systemd passes to a unit, and the report that the unit is ready (`sd_listen_fds(3)`,
+//! `sd_notify(3)`).
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -7,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// The number of the first descriptor that is passed.
+/// The number of the first passed descriptor.
 const FIRST: i32 = 3;
 
-/// Takes the sockets that were passed to this process; none where there are none, or they were taken before.
+/// Takes the sockets that were passed to this process; an empty list if there are none, or if they were taken before.
 ///
 /// # Errors
-/// What was passed cannot be counted.
+/// The number of passed sockets cannot be read.
 pub fn listeners() -> Outcome<Vec<OwnedFd>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let own = std::process::id().to_string();
@@ -41,10 +42,10 @@ pub fn listeners() -> Outcome<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
-/// Reports to systemd that this unit is ready, where systemd waits for that.
+/// Reports to systemd that this unit is ready, if systemd waits for that.
 ///
 /// # Errors
-/// It cannot be sent.
+/// The report cannot be sent.
 pub fn report_ready() -> std::io::Result<()> {
     match environment::variable("NOTIFY_SOCKET").filter(|path| path.starts_with('/')) {
         Some(path) => UnixDatagram::unbound()?.send_to(b"READY=1", path).map(drop),

@@ -1,4 +1,4 @@
-//! Processes that a killed run left behind: found by what was recorded, by their mark, and ended.
+//! Processes that a killed run left behind: found by their records or by their mark, and ended.
 //!
 //! Each child is recorded with its process group and start time before the run waits for it. The record cannot cover
 //! the instant between fork and write, nor a grandchild that left its group; the mark in the environment does.
@@ -27,16 +27,16 @@ pub(crate) struct ChildRecord {
     pub program: String,
 }
 
-/// Ends every process that run `id` left: recorded groups whose leader is still the one recorded, and whatever
-/// carries the run's mark, except the processes `but`. Returns what was ended, as `pid (command)`.
+/// Ends every process that run `id` left, except the processes `but`: recorded groups whose leader is still the
+/// recorded one, and all processes with the run's mark. Returns the ended ones, as `pid (command)`.
 ///
 /// # Errors
-/// A process is still there after SIGKILL and `patience`: it hangs in the kernel or belongs to another user.
+/// A process still exists after SIGKILL and `patience`: it hangs in the kernel or belongs to another user.
 pub fn end(id: &RunId, register: &Path, but: &[ProcessId], patience: Duration) -> Outcome<Vec<String>> {
     let bytes = disk::read_if_there(register)?.unwrap_or_default();
     let mut ended = Vec::new();
     for recorded in parse_register(&bytes) {
-        // A pid and a start time come again after a reboot; the mark does not.
+        // A pid and a start time can occur again after a reboot; the mark cannot.
         let ours = recorded.leader.variable(RUN_MARK).as_deref() == Some(id.as_str());
         let is_excepted = recorded.leader == ProcessId::own() || but.contains(&recorded.leader);
         if ours && recorded.leader.is_alive() && !is_excepted {
@@ -85,7 +85,7 @@ pub fn marked(id: &RunId) -> Vec<ProcessId> {
         .collect()
 }
 
-/// Reads the register; a torn last line is passed over.
+/// Reads the register; an incomplete last line is ignored.
 fn parse_register(bytes: &[u8]) -> Vec<ChildRecord> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }

@@ -1,9 +1,9 @@
 //! Other programs: started, watched, ended; never left behind.
 //!
-//! [`Runner::run`] is the one door to other programs. Every child runs in a session and a process group of its own,
-//! without a terminal (`session`), with a cleared environment, an optional deadline and an optional stall limit, and
-//! carries [`RUN_MARK`] so that a later run can find and end what a killed run left behind ([`leftover`]). Two programs outlive their caller and have a door of their
-//! own ([`detached`]).
+//! [`Runner::run`] starts other programs. Every child runs in its own session and process group, without a terminal
+//! (`session`), with a cleared environment, an optional deadline and an optional stall limit. Every child carries
+//! [`RUN_MARK`]: a later run can find and end the processes that a killed run left ([`leftover`]). Programs that
+//! outlive their caller are started by [`detached`].
 
 pub(crate) mod child;
 pub mod detached;

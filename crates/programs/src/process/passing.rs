@@ -1,4 +1,4 @@
-//! A socket on its way from one process of this program to another one (unix(7), `SCM_RIGHTS`).
+//! Passes a socket from one process of this program to another (unix(7), `SCM_RIGHTS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,10 +10,10 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// Puts `socket` on its way. Returns the end of the sender and the end that it arrives on; both take bytes in either direction.
+/// Sends `socket`. Returns the sender's end and the receiver's end; both transfer bytes in either direction.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// The kernel refuses.
 pub(super) fn send(socket: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -24,10 +24,10 @@ pub(super) fn send(socket: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Takes the socket that has been sent; not to be inherited.
+/// Receives the socket that has been sent; children do not inherit it.
 ///
 /// # Errors
-/// None has been sent.
+/// No socket has been sent.
 pub fn receive(end: impl AsFd) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut passed = RecvAncillaryBuffer::new(&mut space);

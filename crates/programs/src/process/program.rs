@@ -1,4 +1,4 @@
-//! A program to run, as a value. It starts nothing.
+//! A program to run, as a value. The module starts nothing.
 #![expect(clippy::disallowed_methods, reason = "this module belongs to those that start other programs")]
 
 use std::ffi::{OsStr, OsString};
@@ -17,7 +17,7 @@ use super::replacement::Replacement;
 use super::session::{self, base_environment};
 use super::watch::Limits;
 
-/// A program to run: what, as whom, where, how long.
+/// A program to run: its path, user, directory and limits.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub(super) path: PathBuf,
@@ -32,7 +32,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Makes a program that runs in `/` with nothing but the base environment, no input and a deadline of a minute.
+    /// Makes a program that runs in `/` with only the base environment, no input and a deadline of a minute.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_path_buf(),
@@ -61,7 +61,7 @@ impl Program {
         self
     }
 
-    /// Sets a variable of the child's environment, which holds nothing else of ours.
+    /// Sets a variable of the child's environment, which inherits nothing from ours.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.variables.push((name.as_ref().to_os_string(), value.as_ref().to_os_string()));
@@ -75,21 +75,21 @@ impl Program {
         self
     }
 
-    /// Sets what the child reads on standard input (default: nothing).
+    /// Sets the child's standard input (default: nothing).
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Self {
         self.input = Some(bytes);
         self
     }
 
-    /// Drops all rights for those of `owner` before the program starts.
+    /// Replaces all rights by those of `owner` before the program starts.
     #[must_use]
     pub fn owner(mut self, owner: Owner) -> Self {
         self.owner = Some(owner);
         self
     }
 
-    /// Sets how long the whole may take.
+    /// Sets how long the program may run.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -103,14 +103,14 @@ impl Program {
         self
     }
 
-    /// Sets what happens with the output.
+    /// Sets how the output is handled.
     #[must_use]
     pub fn keep(mut self, keep: Keep) -> Self {
         self.keep = keep;
         self
     }
 
-    /// Returns it as another process can become it, with the mark of a run.
+    /// Returns the program in the form that another process can become, with the mark of a run.
     pub(crate) fn into_replacement(self, mark: Option<&RunId>) -> Replacement {
         let mut variables = self.variables;
         variables.extend(mark.map(|run| (OsString::from(RUN_MARK), OsString::from(run.as_str()))));
@@ -123,7 +123,7 @@ impl Program {
         }
     }
 
-    /// Returns how it is watched.
+    /// Returns the limits for its watcher.
     pub(crate) fn limits(&self) -> Limits {
         Limits { name: self.name(), deadline: self.deadline, stall: self.stall, keep: self.keep.clone() }
     }

@@ -1,4 +1,4 @@
-//! A program that a process becomes (execve(2)): how a sandboxed process of ours turns into a program of others.
+//! A program that a process becomes (execve(2)): a sandboxed process of ours becomes a program of others.
 #![expect(clippy::disallowed_methods, reason = "this module starts other programs")]
 
 use std::ffi::OsString;
@@ -13,23 +13,23 @@ use refresh_system::error::{Failure, Outcome};
 use super::memory_file::memory_file;
 use super::session::base_environment;
 
-/// A program, its whole environment and where it runs, as one process passes it to another.
+/// A program, its complete environment and its directory, in the form that one process passes to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replacement {
-    /// The program: a path, or a name that is looked up in `PATH`.
+    /// The program: a path, or a name that is searched for in `PATH`.
     pub(super) path: PathBuf,
     /// Its arguments.
     pub(super) arguments: Vec<OsString>,
-    /// Variables beside the base environment.
+    /// Variables in addition to the base environment.
     pub(super) variables: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub(super) directory: PathBuf,
-    /// What it reads on standard input.
+    /// Its standard input.
     pub(super) input: Option<Vec<u8>>,
 }
 
 impl Replacement {
-    /// Turns this process into the program; returns only where that fails.
+    /// Turns this process into the program; returns only if that fails.
     ///
     /// # Errors
     /// The input cannot be passed on.

@@ -14,11 +14,11 @@ use refresh_system::{clock, interrupt};
 
 use super::finished::{Ended, Keep};
 
-/// How long a program that is asked to end has before it is killed.
+/// How long a program may take to end after SIGTERM before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 /// How long a killed program may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(20);
-/// How long output is awaited from descendants that outlived a program.
+/// How long to wait for output of descendants that outlived a program.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How much narrated output of one program is passed on; the rest is counted and left out.
 const NARRATED_LIMIT: usize = 4 << 20;
@@ -29,33 +29,33 @@ const TICK: Duration = Duration::from_millis(50);
 /// How much of the end of a narrated stream is kept, in bytes.
 const TAIL: usize = 64 << 10;
 
-/// A started program as its watcher sees it.
+/// A started program, from the view of its watcher.
 pub(crate) trait Subject: std::fmt::Debug + Send {
     /// Returns a descriptor that becomes readable when the main process has ended.
     fn life(&self) -> BorrowedFd<'_>;
-    /// Asks the program and all its descendants to end.
+    /// Requests the end of the program and all its descendants.
     fn terminate(&self);
     /// Kills the program and all its descendants.
     fn kill(&self);
-    /// Kills what the main process, which has ended, has left behind and what may hold its streams open.
+    /// Kills the processes that the main process left when it ended, and that may keep its streams open.
     fn kill_rest(&self);
-    /// Continues the main process where others have stopped it.
+    /// Continues the main process if others have stopped it.
     fn resume(&self);
-    /// Kills what is left and returns how the main process ended, which has ended or will end at once.
+    /// Kills the remaining processes and returns how the main process ended, which has ended or will end immediately.
     ///
     /// # Errors
-    /// That cannot be found out.
+    /// How it ended cannot be determined.
     fn collect(&mut self) -> Outcome<Ended>;
 }
 
 /// A program that was started, and the ends of its streams.
 #[derive(Debug)]
 pub(crate) struct Started {
-    /// Where it reads from, where that stays open.
+    /// Its standard input, if that stays open.
     pub(crate) stdin: Option<File>,
-    /// What it writes to standard output.
+    /// Its standard output.
     pub(crate) stdout: File,
-    /// What it writes to standard error.
+    /// Its standard error.
     pub(crate) stderr: File,
     /// The program itself.
     pub(crate) subject: Box<dyn Subject>,
@@ -68,18 +68,18 @@ pub(crate) struct Started {
 pub(crate) struct Limits {
     /// The program's name, for messages.
     pub(crate) name: String,
-    /// How long the whole may take.
+    /// How long the program may run.
     pub(crate) deadline: Duration,
     /// How long it may be silent on both streams.
     pub(crate) stall: Option<Duration>,
-    /// What happens with its output.
+    /// How its output is handled.
     pub(crate) keep: Keep,
 }
 
-/// What was seen of a program until its end.
+/// The observation of a program until its end.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    /// Why it was ended before its own end.
+    /// Why it was ended early.
     pub(crate) cut_short: Option<Ended>,
     /// Its standard output, as far as it is kept.
     pub(crate) stdout: Vec<u8>,
@@ -87,17 +87,17 @@ pub(crate) struct Watched {
     pub(crate) stderr: Vec<u8>,
 }
 
-/// What happens with one stream.
+/// How one stream is handled.
 #[derive(Debug, Clone)]
 enum Mode {
-    /// Kept whole, up to this many bytes.
+    /// Kept completely, up to this many bytes.
     All(usize),
     /// Its end is kept; each line is passed on under this name.
     Lines(Option<String>),
 }
 
 impl Keep {
-    /// Returns what happens with standard output and with standard error.
+    /// Returns the modes of standard output and standard error.
     fn modes(&self) -> (Mode, Mode) {
         match self {
             Self::All(limit) => (Mode::All(*limit), Mode::All(*limit)),
@@ -122,18 +122,18 @@ impl Stream {
         Self { mode, kept: Vec::new(), line: Vec::new(), narrated: 0, open: true }
     }
 
-    /// Makes the pair of streams that `keep` asks for.
+    /// Makes the pair of streams that `keep` requires.
     pub(crate) fn pair(keep: &Keep) -> (Self, Self) {
         let (stdout, stderr) = keep.modes();
         (Self::new(stdout), Self::new(stderr))
     }
 
-    /// Returns whether more can come.
+    /// Returns whether more bytes can arrive.
     pub(crate) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Reads once from `from`, which has something or is at its end.
+    /// Reads once from `from`, which has bytes or is at its end.
     pub(crate) fn read(&mut self, from: &mut File, events: &Events) -> Outcome<()> {
         let mut buffer = [0_u8; 16 << 10];
         let count = from.read(&mut buffer).context(|| "cannot read its output".to_owned())?;
@@ -144,7 +144,7 @@ impl Stream {
         self.take(&buffer[..count], events)
     }
 
-    /// Takes bytes in; of lines only the end is kept.
+    /// Stores bytes; of lines only the end is kept.
     fn take(&mut self, bytes: &[u8], events: &Events) -> Outcome<()> {
         self.kept.extend_from_slice(bytes);
         match &self.mode {
@@ -163,8 +163,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Passes on the lines in `bytes`. What is not passed on any more is not read as lines: a program that writes without
-    /// an end would keep the service down for longer.
+    /// Passes on the lines in `bytes`. After the limit, bytes are no longer split into lines: a program that writes
+    /// without end would extend the downtime.
     fn take_lines(&mut self, name: Option<&str>, bytes: &[u8], events: &Events) {
         for part in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             if name.is_none() || self.narrated > NARRATED_LIMIT {
@@ -204,7 +204,7 @@ impl Stream {
         }
     }
 
-    /// Takes the first line out of what is kept, without its end; `None` if there is no whole line yet.
+    /// Removes the first line from the kept bytes and returns it without its end; `None` if no line is complete yet.
     pub(crate) fn take_line(&mut self) -> Option<Vec<u8>> {
         let end = self.kept.iter().position(|byte| *byte == b'\n')?;
         let mut line: Vec<u8> = self.kept.drain(..=end).collect();
@@ -212,7 +212,7 @@ impl Stream {
         Some(line)
     }
 
-    /// Returns what is kept.
+    /// Returns the kept bytes.
     pub(crate) fn into_kept(mut self) -> Vec<u8> {
         if matches!(self.mode, Mode::Lines(_)) && self.kept.len() > TAIL {
             self.kept.drain(..self.kept.len() - TAIL);
@@ -224,7 +224,7 @@ impl Stream {
 /// Watches a program until it has ended and its streams are closed, or for a moment after its end.
 ///
 /// # Errors
-/// The output is more than is kept whole, or the run is interrupted. The program may live on: the caller collects it.
+/// The output exceeds the limit, or the run is interrupted. The program may still run: the caller collects it.
 pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Events) -> Outcome<Watched> {
     watch(started, limits, events, LAST_BREATH)
 }
@@ -260,7 +260,7 @@ struct Watch<'a> {
     last_sign: Instant,
     cut_short: Option<Ended>,
     kill_at: Option<Instant>,
-    /// Until when a killed program may take to end.
+    /// The latest time for a killed program to end.
     lost_at: Option<Instant>,
     drain_until: Option<Instant>,
 }
@@ -284,7 +284,7 @@ impl Watch<'_> {
                 self.last_sign = clock::monotonic();
             }
             if ended && self.drain_until.is_none() {
-                // What the program leaves behind would hold the streams open for ever.
+                // Processes that the program left would keep the streams open forever.
                 self.drain_until = Some(clock::monotonic() + DRAIN);
                 self.started.subject.kill_rest();
             }
@@ -348,18 +348,18 @@ impl Watch<'_> {
     }
 }
 
-/// A descriptor that is waited for.
+/// A descriptor to wait for.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     /// The descriptor.
     pub(crate) fd: BorrowedFd<'a>,
-    /// What of it.
+    /// The events to wait for.
     pub(crate) events: PollFlags,
-    /// Whether it is waited for at all: what is over must not be, a closed pipe is always ready.
+    /// Whether to wait for it at all: a closed pipe is always ready, so the wait must leave it out.
     pub(crate) matters: bool,
 }
 
-/// Waits, at most for `limit`, until one of the wanted descriptors is ready; returns which.
+/// Waits, at most for `limit`, until one of the wanted descriptors is ready; returns a flag for each.
 pub(crate) fn ready<const N: usize>(all: &[Wanted<'_>; N], limit: Duration) -> Outcome<[bool; N]> {
     let numbers: Vec<usize> = (0..N).filter(|&number| all[number].matters).collect();
     let fd = |&number: &usize| PollFd::from_borrowed_fd(all[number].fd, all[number].events);
@@ -382,7 +382,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that no signal ends, as one that waits for a server that is gone.
+    /// A process that no signal ends, such as one that waits for a missing server.
     #[derive(Debug)]
     struct Endless(OwnedFd);
 

@@ -1,9 +1,9 @@
 //! Work on files as their owner: this same program, started with the owner's rights.
 //!
-//! A root process that follows paths inside a tree which another user can write may be led anywhere. So whatever
-//! moves, copies or removes files in `app/` or reads them by path does so in a worker: a child that has the owner's
-//! uid and gid from its first instruction, takes one JSON request on standard input and answers on standard output.
-//! It is used the same way when no rights have to be dropped, so that there is one path to test.
+//! A root process that follows paths inside a tree which another user can write to may be led anywhere. So all code
+//! that moves, copies or removes files in `app/`, or reads them by path, runs in a worker. A worker is a child that has
+//! the owner's uid and gid from its first instruction, reads one JSON request on standard input and answers on standard
+//! output. It is used in the same way if no rights must be dropped: then only one path needs tests.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,7 @@ use super::watch::Limits;
 /// The hidden command that a worker is started with.
 pub const COMMAND: &str = "as-owner";
 
-/// Asks a worker with the rights of `owner` to do `operation` on `request`, within `limits`. Only for where there are no
+/// Lets a worker with the rights of `owner` do `operation` on `request`, within `limits`. Used only if there are no
 /// units: [`crate::units::Units::call_as`] decides.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(
     }
 }
 
-/// What a worker answers.
+/// The answer of a worker.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer<A> {
@@ -65,7 +65,7 @@ impl<A: DeserializeOwned> Answer<A> {
     /// Reads the response of `operation`.
     ///
     /// # Errors
-    /// It is none, or the operation's own failure.
+    /// The bytes are not a response, or the operation's own failure.
     pub(crate) fn read(bytes: &[u8], operation: &str) -> Outcome<A> {
         let failed = || format!("the process for {operation} failed");
         match serde_json::from_slice(bytes).context(failed)? {

@@ -1,8 +1,9 @@
-//! The connection to the system bus: calls that wait for their replies, and the ends of jobs that come meanwhile.
+//! The connection to the system bus: calls that wait for their replies, and the ends of jobs that arrive meanwhile.
 //!
-//! Source: the D-Bus Specification (messages, the mechanism EXTERNAL, descriptors). One socket serves the process. A call
-//! sends its message and reads until the reply is there, on the thread that asks: no other thread and no timer is needed,
-//! which costs a fraction of what a connection with an asynchronous runtime does. Threads that call at once take turns.
+//! Source: the D-Bus Specification (messages, the mechanism EXTERNAL, descriptors). One socket serves the process. A
+//! call sends its message and reads until the reply arrives, on the calling thread. No other thread and no timer is
+//! needed, which costs a fraction of a connection with an asynchronous runtime. Simultaneous calls of several threads
+//! take turns.
 
 use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -23,39 +24,40 @@ use super::message::{self, Call, Kind, Message};
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// Where the system bus listens.
+/// The socket of the system bus.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// The bus itself: its name, which is also that of its interface.
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_OBJECT: &str = "/org/freedesktop/DBus";
 /// How long one call may take. Jobs are awaited by their signals, not by calls.
 const CALL: Duration = Duration::from_secs(30);
-/// How many descriptors go with one message at most.
+/// How many descriptors one message can have at most.
 const DESCRIPTORS: usize = 8;
 /// How many bytes are read at once. The properties of a unit have some 15,000.
 const READ: usize = 32 << 10;
-/// The signal by which systemd reports the end of a job.
+/// The signal with which systemd reports the end of a job.
 pub(super) const JOB_REMOVED: &str = "JobRemoved";
 
 /// Why a call has no result.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// It was refused: the name of the error, and the text that comes with it.
+    /// It was refused: the name of the error, and its text.
     Refused { name: String, text: Option<String> },
     /// It could not be sent, or its reply could not be read.
     Failed(Failure),
 }
 
-/// How many ends of jobs are kept that come from other connections than systemd's last known one.
+/// How many ends of jobs are kept from connections other than systemd's last known one.
 const FROM_OTHERS: usize = 64;
 
 /// The end of a job.
 #[derive(Debug)]
 struct JobEnd {
-    /// The connection that reports it. systemd has another one after `daemon-reexec`, and others may send the same signal.
+    /// The connection that reports it. systemd has another one after `daemon-reexec`, and others may send the same
+    /// signal.
     sender: String,
     job: OwnedObjectPath,
-    /// How it ended, in systemd's word.
+    /// How it ended, as systemd names it.
     result: String,
 }
 
@@ -72,21 +74,21 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 struct State {
     serial: u32,
-    /// What was read and is not a whole message yet.
+    /// Bytes that were read and are not a complete message yet.
     rest: Vec<u8>,
     /// The connection that owned the name of the peer at the last call.
     peer: String,
-    /// How many wait for the ends of jobs.
+    /// How many callers wait for the ends of jobs.
     listeners: usize,
-    /// The ends that were not taken yet.
+    /// The ends that no caller has taken yet.
     ended: Vec<JobEnd>,
 }
 
 impl Connection {
-    /// Connects to the system bus as the user that this process acts as. Signals count that come from `peer`.
+    /// Connects to the system bus as the effective user of this process. Only signals from `peer` count.
     ///
     /// # Errors
-    /// There is no bus, or it refuses the user.
+    /// The bus does not exist, or it refuses the user.
     pub(super) fn open(peer: &'static str) -> Outcome<Self> {
         let stream = UnixStream::connect(SOCKET).context(|| format!("cannot connect to {SOCKET}"))?;
         Self::begin(stream, peer)
@@ -118,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether the connection was lost; it does not come back by itself.
+    /// Returns whether the connection was lost; it is not restored automatically.
     pub(super) fn is_lost(&self) -> bool {
         let mut watched = [PollFd::new(&self.stream, PollFlags::RDHUP)];
         let is_closed = matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1..));
@@ -133,7 +135,7 @@ impl Connection {
     {
         let mut state = self.state();
         let end = clock::monotonic() + CALL;
-        // The bus drops replies to a connection whose queue is full, and every user may send something to it.
+        // The bus drops replies to a connection whose queue is full, and every user can send messages to it.
         self.read_all(&mut state, end).map_err(CallError::Failed)?;
         let serial = self.send(&mut state, call, body, true).map_err(CallError::Failed)?;
         loop {
@@ -161,7 +163,7 @@ impl Connection {
         self.send(&mut self.state(), call, body, false).map(drop)
     }
 
-    /// Has the bus pass on the signals that `rule` is about, which are ends of jobs.
+    /// Subscribes to the signals that match `rule`, which are ends of jobs.
     pub(super) fn listen(&self, rule: &str) -> Result<(), CallError> {
         self.state().listeners += 1;
         let added = self.call(&Call::new(BUS, BUS_OBJECT, BUS, "AddMatch"), &(rule,));
@@ -171,13 +173,13 @@ impl Connection {
         added
     }
 
-    /// Takes [`Self::listen`] back.
+    /// Undoes [`Self::listen`].
     pub(super) fn ignore(&self, rule: &str) {
         self.state().forget_listener();
         let _ = self.order(&Call::new(BUS, BUS_OBJECT, BUS, "RemoveMatch"), &(rule,));
     }
 
-    /// Waits until the job at `path` has ended, until `end` at most; returns systemd's word for how it ended.
+    /// Waits until the job at `path` has ended, until `end` at most; returns systemd's name for how it ended.
     ///
     /// # Errors
     /// The connection is lost.
@@ -194,7 +196,7 @@ impl Connection {
             if left.is_zero() {
                 return Ok(None);
             }
-            // Another thread that calls meanwhile may read the signal.
+            // Another thread with a call may read the signal meanwhile.
             self.has_input(left.min(Duration::from_millis(50)));
         }
     }
@@ -208,7 +210,7 @@ impl Connection {
         matches!(poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&limit)), Ok(1..))
     }
 
-    /// Reads the messages that have come, until `end` at most.
+    /// Reads the messages that have arrived, until `end` at most.
     fn read_all(&self, state: &mut State, end: Instant) -> Outcome<()> {
         while state.has_message() || self.has_input(Duration::ZERO) {
             let message = self.receive(state)?;
@@ -241,8 +243,8 @@ impl Connection {
         sent.context(context).map(|()| state.serial)
     }
 
-    /// Reads the next message. One that has fields which this program does not know is left out: nothing that it waits for
-    /// has them, and others may send them.
+    /// Reads the next message. A message with unknown fields is ignored: the expected messages do not have them, and
+    /// other senders may.
     fn receive(&self, state: &mut State) -> Outcome<Message> {
         loop {
             match message::length(&state.rest) {
@@ -272,7 +274,7 @@ impl Connection {
         }
     }
 
-    /// Reads what has come, and waits for something to come.
+    /// Waits for bytes and reads them.
     fn fill(&self, state: &mut State) -> Outcome<()> {
         let start = state.rest.len();
         state.rest.resize(start + READ, 0);
@@ -303,7 +305,7 @@ impl State {
         matches!(message::length(&self.rest), Ok(Some(length)) if self.rest.len() >= length)
     }
 
-    /// Keeps the end of a job while one is waited for. Everything else is a reply that came too late.
+    /// Keeps the end of a job while a caller waits for one. Any other message is a late reply.
     fn file(&mut self, message: &Message) {
         if self.listeners == 0 || message.kind != Kind::Signal || message.member != JOB_REMOVED {
             return;
@@ -312,7 +314,7 @@ impl State {
         if message.sender != self.peer && from_others >= FROM_OTHERS {
             return;
         }
-        // Something else of that name is no end of a job.
+        // A signal of that name with another body is not the end of a job.
         if let Ok((_, job, _, result)) = message.body::<(u32, OwnedObjectPath, String, String)>() {
             self.ended.push(JobEnd { sender: message.sender.clone(), job, result });
         }
@@ -330,7 +332,7 @@ fn no_answer() -> Failure {
     Failure::new(format!("no answer within {} s", CALL.as_secs()))
 }
 
-/// Sends all bytes, with the descriptors beside the first of them.
+/// Sends all bytes, with the descriptors attached to the first of them.
 fn send_all(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut beside = SendAncillaryBuffer::new(&mut space);

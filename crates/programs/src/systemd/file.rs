@@ -1,14 +1,15 @@
 //! The text of a unit file, read as systemd reads it. Source: systemd.syntax(7).
 //!
-//! It keeps the text of each line. In systemd's properties the words of a command are separated, and resets are gone.
+//! The module keeps the text of each line. In systemd's properties the words of a command are separated, and resets are
+//! missing.
 
 use std::path::PathBuf;
 
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
-/// The characters that systemd takes for blanks. Other blanks of Unicode are part of a key: without them a setting would be
-/// read that systemd does not see.
+/// The characters that systemd treats as blanks. Other blanks of Unicode are part of a key: if they were removed, this
+/// reader would find a setting that systemd does not.
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// One assignment.
@@ -16,13 +17,13 @@ const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 pub struct Assignment {
     /// The section, without its brackets.
     pub section: String,
-    /// What is assigned to.
+    /// The key.
     pub key: String,
     /// The value, its continuation lines joined by spaces.
     pub value: String,
 }
 
-/// What one unit file says, or a unit file and its drop-ins.
+/// The content of one unit file, or of a unit file and its drop-ins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitFile {
     /// The assignments in their order.
@@ -30,13 +31,13 @@ pub struct UnitFile {
 }
 
 impl UnitFile {
-    /// Reads the text of a unit file; lines that say nothing are passed over, as systemd does.
+    /// Reads the text of a unit file; lines without an assignment are ignored, as in systemd.
     pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned();
         let mut file = Self::default();
         let mut section = String::new();
         let mut joined = String::new();
-        // The last line may be a continuation that nothing continues.
+        // The last line may end with a continuation.
         for line in lines(&text).into_iter().chain([""]) {
             let line = line.trim_start_matches(BLANKS);
             if line.starts_with(['#', ';']) {
@@ -63,7 +64,7 @@ impl UnitFile {
         file
     }
 
-    /// Reads a unit file and its drop-ins; one that is missing is empty.
+    /// Reads a unit file and its drop-ins; a missing one counts as empty.
     ///
     /// # Errors
     /// One cannot be read.
@@ -75,7 +76,7 @@ impl UnitFile {
         Ok(file)
     }
 
-    /// Adds what a drop-in says after this.
+    /// Adds the assignments of a later drop-in.
     pub fn extend(&mut self, later: Self) {
         self.assignments.extend(later.assignments);
     }
@@ -94,7 +95,7 @@ impl UnitFile {
         self.list(section, key).into_iter().flat_map(str::split_whitespace).collect()
     }
 
-    /// Returns the value of a key that has one: the last one counts, an empty one is none.
+    /// Returns the value of a key with a single value: the last one counts, an empty one counts as none.
     pub fn value(&self, section: &str, key: &str) -> Option<&str> {
         self.values(section, key).last().filter(|value| !value.is_empty())
     }
@@ -105,8 +106,8 @@ impl UnitFile {
     }
 }
 
-/// Takes a text apart where systemd does: at a line feed, a carriage return, both in either order, or a NUL. A reader with
-/// fewer lines than systemd would miss settings.
+/// Splits a text at the same places as systemd: at a line feed, a carriage return, both in either order, or a NUL. A
+/// reader with fewer lines than systemd would miss settings.
 fn lines(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
@@ -119,7 +120,7 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Returns whether a line goes on in the next: its very last character is a backslash, and that is not itself escaped.
+/// Returns whether a line continues in the next one: its last character is a backslash that is not itself escaped.
 fn goes_on(line: &str) -> bool {
     line.chars().fold(false, |escaped, c| !escaped && c == '\\')
 }

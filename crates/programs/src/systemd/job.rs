@@ -1,8 +1,8 @@
-//! Jobs: what systemd does when it is asked to start or stop something, awaited by their results.
+//! Jobs: the work of systemd after a request to start or stop a unit. Callers wait for their results.
 //!
-//! A caller that awaits a job listens for its end before it is enqueued, and knows it by its path. Signals can be lost (systemd
-//! may be executed again meanwhile), so while nothing is heard the unit itself is asked now and then whether it still has
-//! the job. Nothing here waits for ever, and nothing is left running: dropping a job ends the subscription.
+//! A caller that waits for a job subscribes to its end before it enqueues the job, and identifies it by its path.
+//! Signals can be lost (systemd may be executed again meanwhile), so without a signal the unit itself is queried at
+//! intervals whether it still has the job. No wait is unlimited, and no subscription remains: dropping a job ends it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -17,38 +17,38 @@ use refresh_system::{clock, interrupt};
 
 /// How often a waiting caller checks for an interruption.
 const TICK: Duration = Duration::from_millis(50);
-/// After how long without a signal the unit is asked whether it still has the job.
+/// After how long without a signal the unit is queried whether it still has the job.
 const DOUBT: Duration = Duration::from_millis(500);
 
-/// What is to become of a unit.
+/// The requested action for a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
-    /// It is started, where it does not run.
+    /// Start it, if it does not run.
     Start,
-    /// It is stopped, where it runs.
+    /// Stop it, if it runs.
     Stop,
-    /// Stop it and start it, with what is part of it.
+    /// Stop it and start it, with the units that are part of it.
     Restart,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobResult {
-    /// It did what it was to do.
+    /// It succeeded.
     Done,
-    /// Another job took its place.
+    /// Another job replaced it.
     Canceled,
     /// It took longer than the unit allows.
     Timeout,
-    /// It failed; the unit's own result says how.
+    /// It failed; the unit's own result has the reason.
     Failed,
-    /// What the unit needs could not be started.
+    /// A unit that it needs could not be started.
     Dependency,
     /// An assertion of the unit does not hold.
     Assert,
-    /// Something rarer, in systemd's word.
+    /// A rarer result, as systemd names it.
     Other(String),
-    /// It is gone, and its signal was not heard: only the unit's state shows its effect.
+    /// It no longer exists, and its signal was lost: only the unit's state shows its effect.
     Unheard,
 }
 
@@ -103,10 +103,10 @@ impl Drop for JobSignals<'_> {
 }
 
 impl Bus {
-    /// Asks systemd to start or stop a unit; in the place of whatever is being done with it.
+    /// Requests a start or stop of a unit from systemd; this replaces a job in progress.
     ///
     /// # Errors
-    /// systemd refuses, or there is no such unit.
+    /// systemd refuses, or the unit does not exist.
     pub fn enqueue(&self, verb: Verb, unit: &str) -> Outcome<Job<'_>> {
         let (method, context) = match verb {
             Verb::Start => ("StartUnit", format!("systemd does not start {unit}")),
@@ -116,7 +116,7 @@ impl Bus {
         let job = || {
             let unit_path = unit_object(unit);
             let signals = self.job_signals(unit)?;
-            // Only subscribers get signals of jobs that another request has been merged into.
+            // Only subscribers get signals of jobs that another request was merged into.
             self.subscribe()?;
             let path = self.call_manager(method, &(unit, "replace"))?;
             Ok(Job { bus: self, unit_path, path, _signals: signals, asked: clock::monotonic() })
@@ -127,7 +127,7 @@ impl Bus {
     /// Starts a unit and waits for it, at most for `limit`.
     ///
     /// # Errors
-    /// It was not started; the job's result says why.
+    /// It was not started; the failure contains the job's result.
     pub fn start(&self, unit: &str, limit: Duration) -> Outcome<()> {
         self.enqueue(Verb::Start, unit)?.finish(&format!("{unit} was not started"), limit)
     }
@@ -135,16 +135,16 @@ impl Bus {
     /// Stops a unit and waits for it, at most for `limit`.
     ///
     /// # Errors
-    /// It was not stopped; the job's result says why.
+    /// It was not stopped; the failure contains the job's result.
     pub fn stop(&self, unit: &str, limit: Duration) -> Outcome<()> {
         self.enqueue(Verb::Stop, unit)?.finish(&format!("{unit} was not stopped"), limit)
     }
 
-    /// Restarts a unit and waits for it, at most for `limit`. What is part of it restarts with it, which a stop and a start
-    /// would leave stopped.
+    /// Restarts a unit and waits for it, at most for `limit`. The units that are part of it restart with it; a stop and
+    /// a start would leave them stopped.
     ///
     /// # Errors
-    /// It was not restarted; the job's result says why.
+    /// It was not restarted; the failure contains the job's result.
     pub fn restart(&self, unit: &str, limit: Duration) -> Outcome<()> {
         self.enqueue(Verb::Restart, unit)?.finish(&format!("{unit} was not restarted"), limit)
     }
@@ -154,12 +154,12 @@ impl Bus {
         match self.call_manager_once::<_, ()>("Subscribe", &()) {
             Err(CallError::Refused { name, .. }) if name.ends_with(".AlreadySubscribed") => Ok(()),
             Err(error) if !super::is_away(&error) => Err(refused(error)),
-            // systemd is just being executed again: lost signals are replaced by questions.
+            // systemd is just being executed again: queries replace lost signals.
             _ => Ok(()),
         }
     }
 
-    /// Listens for the ends of the jobs of one unit.
+    /// Subscribes to the ends of the jobs of one unit.
     fn job_signals(&self, unit: &str) -> Outcome<JobSignals<'_>> {
         let rule = format!(
             "type='signal',sender='{DESTINATION}',path='{MANAGER}',interface='{MANAGER_INTERFACE}',\
@@ -174,7 +174,7 @@ impl Job<'_> {
     /// Waits for the end of the job, at most for `limit`; `None` while it is still in progress.
     ///
     /// # Errors
-    /// The connection to systemd is gone.
+    /// The connection to systemd is lost.
     pub fn wait(&mut self, limit: Duration) -> Outcome<Option<JobResult>> {
         let end = clock::monotonic() + limit;
         loop {
@@ -182,7 +182,7 @@ impl Job<'_> {
                 return Ok(Some(result));
             }
             if clock::monotonic() >= self.asked + DOUBT {
-                // While systemd is busy with itself it cannot be asked; the signal is still to come then.
+                // While systemd is busy with itself, it cannot be queried; then the signal is still to come.
                 let has_it = self.bus.job_of(&self.unit_path).map(|job| job == self.number());
                 self.asked = clock::monotonic();
                 if let Ok(false) = has_it {
@@ -195,7 +195,7 @@ impl Job<'_> {
         }
     }
 
-    /// Waits for the end of a job that has to be done; an interruption ends the wait and not the job.
+    /// Waits for the end of a job that must succeed; an interruption ends the wait and not the job.
     fn finish(mut self, context: &str, limit: Duration) -> Outcome<()> {
         let end = clock::monotonic() + limit;
         loop {
@@ -211,12 +211,12 @@ impl Job<'_> {
         }
     }
 
-    /// The number that the path of a job ends in.
+    /// Returns the number at the end of a job's path.
     fn number(&self) -> Option<u32> {
         self.path.rsplit('/').next()?.parse().ok()
     }
 
-    /// Listens until this job has ended, or until `end`.
+    /// Waits for the signal of this job's end, until `end` at most.
     fn heard(&self, end: Instant) -> Outcome<Option<JobResult>> {
         Ok(self.bus.connection.await_job(&self.path, end)?.map(|word| JobResult::of(&word)))
     }

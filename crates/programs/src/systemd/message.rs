@@ -1,4 +1,4 @@
-//! Messages of D-Bus as bytes (D-Bus Specification, "Message Protocol"). Reads and writes nothing.
+//! Messages of D-Bus as bytes (D-Bus Specification, "Message Protocol"). The module reads and writes nothing.
 
 use serde::de::DeserializeOwned;
 use zvariant::serialized::{Context, Data};
@@ -48,11 +48,11 @@ pub(super) enum Kind {
     Error,
     /// Something that happened.
     Signal,
-    /// A call, or something that a later version of the protocol has.
+    /// A call, or a kind of a later version of the protocol.
     Other,
 }
 
-/// A message that was received. What a field of its header does not name is empty.
+/// A received message. Values without a field in its header are empty.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) kind: Kind,
@@ -60,7 +60,7 @@ pub(super) struct Message {
     pub(super) reply_to: Option<u32>,
     pub(super) member: String,
     pub(super) error_name: String,
-    /// The connection that it comes from, in the word of the bus.
+    /// The connection that it comes from, as the bus names it.
     pub(super) sender: String,
     signature: String,
     endian: Endian,
@@ -69,10 +69,10 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// Reads a whole message.
+    /// Reads a complete message.
     ///
     /// # Errors
-    /// The bytes are no message.
+    /// The bytes are not a message.
     pub(super) fn decode(bytes: Vec<u8>) -> Outcome<Self> {
         let endian = endian(&bytes).ok_or_else(broken)?;
         let kind = match bytes.get(1) {
@@ -104,7 +104,7 @@ impl Message {
         Ok(message)
     }
 
-    /// Reads the field of the header at `at`; returns where it ends, `None` if that is no field.
+    /// Reads the field of the header at `at`; returns its end, `None` if it is not a field.
     fn read_field(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
         let (code, value) = (*bytes.get(at)?, at + 4);
         let text = |start: usize, length: usize| {
@@ -138,7 +138,7 @@ impl Message {
         matches!(self.kind, Kind::Return | Kind::Error) && self.reply_to == Some(serial)
     }
 
-    /// Returns what the message holds.
+    /// Returns the content of the message.
     ///
     /// # Errors
     /// It is of another type.
@@ -157,7 +157,7 @@ impl Message {
 /// Returns how long the message is that begins with `bytes`; `None` if that is not known yet.
 ///
 /// # Errors
-/// It is no message, or a longer one than the protocol allows.
+/// The bytes are not a message, or the message is longer than the protocol allows.
 pub(super) fn length(bytes: &[u8]) -> Outcome<Option<usize>> {
     if bytes.len() < FIXED {
         return Ok(None);
@@ -251,7 +251,7 @@ fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<usize> {
 pub(super) mod tests {
     use super::*;
 
-    /// A message in the byte order of big machines: fields as code, type and bytes of the value.
+    /// Returns a message in big-endian byte order: fields as code, type and bytes of the value.
     pub(in crate::systemd) fn received(kind: u8, fields: &[(u8, u8, &[u8])], body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![b'B', kind, 0, 1];
         bytes.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
@@ -319,7 +319,7 @@ pub(super) mod tests {
         for at in 12..whole.len() {
             let mut torn = whole.clone();
             torn[at] = 0xfe;
-            // It may still be one, with another name in it; it must not be read beyond its end.
+            // It may still be a message, with another name in it; it must not be read beyond its end.
             let _ = Message::decode(torn);
         }
     }

@@ -1,7 +1,7 @@
-//! The one door to systemd: its manager on the system bus (org.freedesktop.systemd1(5)).
+//! The only access to systemd: its manager on the system bus (org.freedesktop.systemd1(5)).
 //!
-//! What is asked comes back typed, so nothing here reads the text that `systemctl` writes for people. Every call is an
-//! ordinary blocking one ([`connection`]).
+//! Answers are typed, so no code parses the text that `systemctl` writes for people. Every call is an ordinary blocking
+//! one ([`connection`]).
 
 mod connection;
 pub mod file;
@@ -38,9 +38,9 @@ const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 /// The interface of the manager.
 const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
-/// How long systemd may be away from the bus: it leaves it while it is executed again.
+/// How long systemd may be absent from the bus: it leaves the bus while it is executed again.
 const ABSENCE: Duration = Duration::from_secs(10);
-/// How often it is asked for meanwhile.
+/// How often a call is repeated meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Returns whether systemd is this machine's PID 1 (`sd_booted(3)`).
@@ -48,7 +48,7 @@ pub fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// A link that was made or removed: which of the two, where, and where to.
+/// A link that was made or removed: the kind of change, the path and the target.
 type FileChange = (String, String, String);
 
 /// A connection to systemd.
@@ -58,10 +58,10 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Returns the connection of this process to the system bus, a new one where there is none that lives.
+    /// Returns the connection of this process to the system bus; opens a new one if none is alive.
     ///
     /// # Errors
-    /// There is no bus, or it does not take us.
+    /// The bus does not exist, or it refuses us.
     pub fn connect() -> Outcome<Self> {
         static SHARED: Mutex<Option<Bus>> = Mutex::new(None);
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +81,7 @@ impl Bus {
     /// Returns systemd's version, the number alone.
     ///
     /// # Errors
-    /// systemd cannot be asked, or its answer holds no number.
+    /// systemd cannot be queried, or its answer contains no number.
     pub fn version(&self) -> Outcome<u32> {
         static KNOWN: OnceLock<u32> = OnceLock::new();
         if let Some(known) = KNOWN.get() {
@@ -95,12 +95,12 @@ impl Bus {
         Ok(*KNOWN.get_or_init(|| version))
     }
 
-    /// Returns whether the connection was lost; it does not come back by itself.
+    /// Returns whether the connection was lost; it is not restored automatically.
     pub(crate) fn is_lost(&self) -> bool {
         self.connection.is_lost()
     }
 
-    /// Calls a method of the manager that may be called twice ([`Bus::call`]).
+    /// Calls a method of the manager that may be repeated ([`Bus::call`]).
     fn call_manager<B, R>(&self, method: &str, body: &B) -> Outcome<R>
     where
         B: Serialize + DynamicType,
@@ -118,14 +118,14 @@ impl Bus {
         self.connection.call(&Call::new(DESTINATION, MANAGER, MANAGER_INTERFACE, method), body)
     }
 
-    /// Calls a method of the manager whose result is of no use.
+    /// Calls a method of the manager and ignores its result.
     fn order_manager<B: Serialize + DynamicType>(&self, method: &str, body: &B) {
         let call = Call::new(DESTINATION, MANAGER, MANAGER_INTERFACE, method);
         let _ = self.connection.order(&call, body);
     }
 
-    /// Calls a method. It is called again when systemd left the bus before it answered, so it must be one that does no
-    /// more when it is called twice.
+    /// Calls a method. It is called again if systemd left the bus before it answered, so the method must have the same
+    /// effect if it is called twice.
     fn call<B, R>(&self, path: &str, interface: &str, method: &str, body: &B) -> Outcome<R>
     where
         B: Serialize + DynamicType,
@@ -148,7 +148,7 @@ impl Bus {
         self.call_manager::<_, ()>("Reload", &()).context(|| "systemd cannot reload its units".to_owned())
     }
 
-    /// Forgets the failure of a unit, and how often it was started lately.
+    /// Makes systemd forget the failure of a unit, and how often it was started recently.
     ///
     /// # Errors
     /// systemd refuses.
@@ -157,7 +157,7 @@ impl Bus {
             .context(|| format!("systemd cannot forget the failure of {unit}"))
     }
 
-    /// Has units started at boot, or by whatever else their files name, and reloads all units.
+    /// Makes systemd start units at boot, or by the other triggers in their files, and reloads all units.
     ///
     /// # Errors
     /// A unit is missing, or cannot be enabled.
@@ -167,7 +167,7 @@ impl Bus {
         self.reload()
     }
 
-    /// Has units not started at boot any more, and reloads all units.
+    /// Makes systemd no longer start units at boot, and reloads all units.
     ///
     /// # Errors
     /// systemd refuses.
@@ -177,11 +177,11 @@ impl Bus {
         self.reload()
     }
 
-    /// Keeps what systemd knows of a unit for as long as this connection lives; otherwise it forgets a unit that has
-    /// ended, and with it how it ended.
+    /// Makes systemd keep the state of a unit while this connection lives; otherwise it forgets a unit that has ended,
+    /// and how it ended.
     ///
     /// # Errors
-    /// systemd refuses, or there is no such unit.
+    /// systemd refuses, or the unit does not exist.
     pub fn remember(&self, unit: &str) -> Outcome<()> {
         self.call_manager::<_, ()>("RefUnit", &(unit,))
             .context(|| format!("systemd cannot keep the state of {unit}"))
@@ -201,7 +201,7 @@ fn is_away(error: &CallError) -> bool {
     name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|name| AWAY.contains(&name))
 }
 
-/// Returns what systemd answered in its own words, without the name of the error, which is for programs.
+/// Returns the text of systemd's answer, without the name of the error, which is for programs.
 fn refused(error: CallError) -> Failure {
     match error {
         CallError::Refused { text: Some(text), .. } => Failure::new(text),

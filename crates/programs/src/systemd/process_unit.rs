@@ -1,7 +1,7 @@
-//! Units that are one sandboxed process of ours: its three streams are descriptors that go over the bus, its end is
-//! watched as that of a child is (org.freedesktop.systemd1(5), `StartTransientUnit`).
+//! Units that are one sandboxed process of ours: its three streams are descriptors that are passed over the bus, and
+//! its end is watched like that of a child (org.freedesktop.systemd1(5), `StartTransientUnit`).
 //!
-//! The unit is held (`AddRef`) until it was collected, so that how it ended can be asked.
+//! The unit is held (`AddRef`) until it is collected: else systemd would forget how it ended.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -21,35 +21,35 @@ use crate::process::{Ended, ProcessId};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
-/// What waitid(2) calls the end of a process by its own exit.
+/// The code of waitid(2) for the end of a process by its own exit.
 const CLD_EXITED: i32 = 1;
-/// How long systemd may take to start a process, and to clear a unit away after its end.
+/// How long systemd may take to start a process, and to remove a unit after its end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it has closed its streams.
 const LAST_STEPS: Duration = Duration::from_millis(20);
-/// How often systemd is asked for the end of a unit.
+/// How often systemd is queried for the end of a unit.
 const TICK: Duration = Duration::from_millis(2);
-/// How often systemd is asked for the process of a new unit.
+/// How often systemd is queried for the process of a new unit.
 const BEGIN_TICK: Duration = Duration::from_millis(4);
-/// `MS_REC` of mount(2): what is mounted below is bound as well.
+/// `MS_REC` of mount(2): mounts below are bound as well.
 const RECURSIVE: u64 = 0x4000;
-/// The first exit code that says that systemd could not set the process up (systemd.exec(5)).
+/// The first exit code with which systemd reports that it could not set the process up (systemd.exec(5)).
 const FIRST_SETUP_CODE: i32 = 200;
 /// The last of those.
 const LAST_SETUP_CODE: i32 = 243;
 
-/// A directory or file that a unit sees at another path as well. A link at the destination is followed.
+/// A directory or file that a unit can also access at another path. A link at the destination is followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// Where it is.
+    /// Its path.
     pub source: PathBuf,
-    /// Where the unit sees it.
+    /// Its path inside the unit.
     pub destination: PathBuf,
-    /// Whether the unit may write there.
+    /// Whether the unit may write to it.
     pub access: Access,
 }
 
-/// Whether something may be written to.
+/// Whether a unit may write to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// It is only read.
@@ -58,18 +58,18 @@ pub enum Access {
     ReadWrite,
 }
 
-/// A unit of one process, as it is asked for.
+/// The request for a unit of one process.
 #[derive(Debug)]
 pub(crate) struct ProcessUnit<'a> {
     /// The unit's name.
     pub name: &'a str,
-    /// What it is, for people.
+    /// Its description, for people.
     pub description: &'a str,
     /// The program, an absolute path, and its arguments.
     pub program: PathBuf,
     /// The arguments.
     pub arguments: Vec<String>,
-    /// Variables of its environment that everybody may read.
+    /// Variables of its environment that every user may read.
     pub variables: Vec<(String, String)>,
     /// The user and group ids that it runs as.
     pub uid: u32,
@@ -79,9 +79,9 @@ pub(crate) struct ProcessUnit<'a> {
     pub properties: &'a [Property],
     /// The directories that it writes to; the rest of the file system is read-only.
     pub writable: Vec<PathBuf>,
-    /// What it sees elsewhere.
+    /// The directories and files that it can access at other paths.
     pub binds: Vec<Bind>,
-    /// Names and files of what only this unit reads.
+    /// Names and files of secrets that only this unit can read.
     pub credentials: Vec<(String, PathBuf)>,
     /// The unit whose end ends it.
     pub bound_to: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) struct ProcessUnit<'a> {
     pub memory: u64,
 }
 
-/// The near ends of the streams of a process, for [`Bus::start_process`]: what it reads.
+/// The standard input of a process, for [`Bus::start_process`].
 #[derive(Debug)]
 pub(crate) enum Stdin {
     /// A file, from its start to its end.
@@ -148,7 +148,7 @@ impl ProcessUnit<'_> {
             all.push(("Environment", Value::from(variables)));
         }
         if let Some(unit) = &self.bound_to {
-            // Without After=, so that a machine that is switched off asks both to end at once.
+            // Without After=: a machine that shuts down then signals both at the same time.
             all.push(("BindsTo", Value::from(vec![unit.clone()])));
         }
         all
@@ -159,7 +159,7 @@ impl Bus {
     /// Starts the process of a unit and returns it with the near ends of its streams.
     ///
     /// # Errors
-    /// systemd refuses the unit, or the run is interrupted. Nothing of it is left.
+    /// systemd refuses the unit, or the run is interrupted. Then no part of the unit remains.
     pub(crate) fn start_process(&self, unit: &ProcessUnit<'_>, stdin: Stdin) -> Outcome<Started> {
         let context = || format!("systemd does not start {}", unit.name);
         let (near_stdin, far_stdin) = match stdin {
@@ -191,7 +191,7 @@ impl Bus {
     }
 }
 
-/// The main process of a unit. Dropping it ends the whole unit.
+/// The main process of a unit. Dropping it ends the unit.
 #[derive(Debug)]
 struct UnitProcess {
     bus: Bus,
@@ -212,12 +212,12 @@ impl UnitProcess {
         self.bus.property(&self.path, interface, name).context(context)
     }
 
-    /// Returns the pid of its process; 0 where it has none.
+    /// Returns the pid of its process; 0 if it has none.
     fn main_pid(&self) -> Outcome<u32> {
         self.property(SERVICE_INTERFACE, "MainPID")
     }
 
-    /// Returns whether it has ended and systemd has nothing more to do for it.
+    /// Returns whether it has ended and systemd has no more work for it.
     fn is_over(&self) -> Outcome<bool> {
         let active: String = self.property(UNIT_INTERFACE, "ActiveState")?;
         if !matches!(active.as_str(), "inactive" | "failed") {
@@ -226,16 +226,17 @@ impl UnitProcess {
         if self.life.is_some() {
             return Ok(true);
         }
-        // It may not have begun.
+        // The unit may not have begun yet.
         let (job, _): (u32, OwnedObjectPath) = self.property(UNIT_INTERFACE, "Job")?;
         Ok(job == 0)
     }
 
-    /// Waits until the process exists and takes hold of it; one that has ended already is held as ended.
+    /// Waits until the process exists and opens its descriptor. If it has ended already, the descriptor reports an
+    /// ended process.
     fn await_begin(&mut self) -> Outcome<()> {
         let end = clock::monotonic() + PATIENCE;
         loop {
-            // systemd never has it earlier, and each question costs both sides.
+            // systemd never has it earlier, and each query costs both sides.
             clock::pause_regardless(BEGIN_TICK);
             if let Some(life) = self.hold()? {
                 self.life = Some(life);
@@ -249,20 +250,20 @@ impl UnitProcess {
         }
     }
 
-    /// Takes hold of the main process; `None` if there is none yet.
+    /// Opens the descriptor of the main process; `None` if it does not exist yet.
     fn hold(&self) -> Outcome<Option<OwnedFd>> {
         let main = self.main_pid()?;
         let Some(pid) = i32::try_from(main).ok().and_then(Pid::from_raw) else {
             return if self.is_over()? { over().map(Some) } else { Ok(None) };
         };
         let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
-        // Read after the opening: the pid may have been another process by then.
+        // Checked after the opening: the pid may have belonged to another process by then.
         let process = ProcessId::of_child(pid.as_raw_nonzero().get());
         let is_still_it = process.is_some_and(|process| process.is_in_unit(&self.name));
         Ok(is_still_it.then_some(life))
     }
 
-    /// Lets systemd forget the unit once it has ended. It does so by itself when the connection ends.
+    /// Lets systemd forget the unit once it has ended. systemd also does so when the connection ends.
     fn forget_when_ended(&self) {
         self.bus.order_manager("UnrefUnit", &(self.name.as_str(),));
     }
@@ -275,12 +276,12 @@ impl UnitProcess {
         matches!(poll(&mut watched, Some(&limit)), Ok(1))
     }
 
-    /// Returns how the main process ended, which systemd has cleared away.
+    /// Returns how the main process ended, which systemd has reaped.
     fn end(&self) -> Outcome<Ended> {
         let how: i32 = self.property(SERVICE_INTERFACE, "ExecMainCode")?;
         let number: i32 = self.property(SERVICE_INTERFACE, "ExecMainStatus")?;
         let is_setup_code = how == CLD_EXITED && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number);
-        // The application's own exit code may be one of these, after it was entered.
+        // An application that has started can exit with one of these codes as well.
         let was_entered =
             is_setup_code && self.property::<u64>(UNIT_INTERFACE, "ActiveEnterTimestampMonotonic")? != 0;
         end_of(&self.name, how, number, is_setup_code && !was_entered)
@@ -292,7 +293,7 @@ impl UnitProcess {
     }
 }
 
-/// A descriptor that is readable at once, as that of an ended process is.
+/// Returns a descriptor that is readable immediately, like that of an ended process.
 fn over() -> Outcome<OwnedFd> {
     let (reader, _) = std::io::pipe().context(|| "cannot make a pipe".to_owned())?;
     Ok(reader.into())
@@ -302,7 +303,7 @@ impl Subject for UnitProcess {
     fn life(&self) -> BorrowedFd<'_> {
         match &self.life {
             Some(life) => life.as_fd(),
-            // Only asked for once it has begun.
+            // Only used after the process has begun.
             None => rustix::stdio::stdin(),
         }
     }
@@ -315,7 +316,7 @@ impl Subject for UnitProcess {
         self.signal(Signal::KILL);
     }
 
-    /// systemd does that by itself, with a request to end first. What ignores it is killed by [`UnitProcess::collect`].
+    /// systemd does this itself, with a request to end first. [`UnitProcess::collect`] kills processes that ignore it.
     fn kill_rest(&self) {}
 
     fn resume(&self) {
@@ -355,7 +356,8 @@ impl Drop for UnitProcess {
     }
 }
 
-/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2); 0 and 0 if there never was one.
+/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2); 0 and 0 if the process never
+/// existed.
 fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
     match how {
         CLD_EXITED if is_setup => Err(not_set_up(unit, number)),
@@ -366,7 +368,8 @@ fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
     }
 }
 
-/// Reports what systemd could not do for a process (systemd.exec(5), "Process Exit Codes").
+/// Returns the failure that names the part of a process' setup that systemd could not do (systemd.exec(5), "Process
+/// Exit Codes").
 fn not_set_up(unit: &str, code: i32) -> Failure {
     let what = match code {
         200 => "its working directory",

@@ -1,4 +1,4 @@
-//! The properties of a unit that this program reads, out of the several hundred that systemd sends.
+//! The properties of a unit that this program reads, from the several hundred that systemd sends.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use zvariant::{OwnedValue, Signature, Type, Value};
 
-/// The names of the properties that are kept, separated by spaces. To decode a value costs more than everything else about a call.
+/// The names of the properties that are kept, separated by spaces. Decoding a value costs more than all other parts of
+/// a call.
 const NAMES: &str = "\
     Accept ActiveState AssertResult Asserts BindPaths BindReadOnlyPaths BindsTo BoundBy ConditionResult Conditions \
     ConsistsOf ControlGroup DropInPaths Environment EnvironmentFiles ExecCondition ExecPaths ExecMainCode ExecMainExitTimestamp \
@@ -20,7 +21,7 @@ const NAMES: &str = "\
 
 static KEPT: LazyLock<HashSet<&str>> = LazyLock::new(|| NAMES.split(' ').collect());
 
-/// Properties as they come over the bus. One that is missing, which an older systemd may not have, reads as nothing.
+/// Properties in the form of the bus. A missing one (an older systemd may not have it) has no value.
 #[derive(Debug)]
 pub(super) struct Properties(HashMap<String, OwnedValue>);
 
@@ -37,7 +38,7 @@ impl Properties {
         }
     }
 
-    /// The units that properties name, each once, in their order.
+    /// Returns the units that properties name, each once, in their order.
     pub(super) fn units(&self, names: &[&str]) -> Vec<String> {
         let mut units: Vec<String> = Vec::new();
         for unit in names.iter().flat_map(|name| self.value::<Vec<String>>(name).unwrap_or_default()) {
@@ -53,7 +54,7 @@ impl Properties {
         self.0.get(name)
     }
 
-    /// Makes properties of values, for tests.
+    /// Makes properties from values, for tests.
     #[cfg(test)]
     pub(super) fn new(values: HashMap<String, OwnedValue>) -> Self {
         Self(values)

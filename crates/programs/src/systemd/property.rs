@@ -1,10 +1,10 @@
-//! Properties of units as values: name, the version of systemd that introduced it, and what systemd is to take.
+//! Properties of units as values: the name, the version of systemd that introduced the property, and the value.
 //!
-//! A property that systemd does not know refuses the whole start, so it is left out there ([`for_version`]).
+//! systemd refuses the start of a unit with an unknown property, so such a property is left out ([`for_version`]).
 
 use std::path::{Path, PathBuf};
 
-/// A value of a property, typed as systemd takes it.
+/// A value of a property, with the type that systemd expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// A text.
@@ -17,9 +17,9 @@ pub enum Value {
     Small(u32),
     /// A number with a sign.
     Signed(i32),
-    /// A list of what is allowed; everything else is refused.
+    /// A list of everything that is allowed; anything else is refused.
     Only(&'static [&'static str]),
-    /// What is taken from what is allowed.
+    /// A list of exceptions from what is allowed.
     Except(&'static [&'static str]),
     /// A list.
     Words(&'static [&'static str]),
@@ -42,7 +42,7 @@ pub struct Property {
     pub value: Value,
 }
 
-/// Which properties a systemd of `version` takes, and the names of those that it does not.
+/// Returns the properties that a systemd of `version` supports, and the names of those that it does not.
 pub(crate) fn for_version(properties: Vec<Property>, version: u32) -> (Vec<Property>, Vec<String>) {
     let (taken, missing): (Vec<_>, Vec<_>) =
         properties.into_iter().partition(|property| property.since <= version);
@@ -52,7 +52,7 @@ pub(crate) fn for_version(properties: Vec<Property>, version: u32) -> (Vec<Prope
 }
 
 impl Property {
-    /// Returns its name on the bus, where that is another than in a unit file.
+    /// Returns its name on the bus, which can differ from the name in a unit file.
     pub(super) fn name_on_the_bus(&self) -> &'static str {
         match self.value {
             Value::Percent(_) => "MemoryMaxScale",
@@ -62,7 +62,7 @@ impl Property {
 }
 
 impl Value {
-    /// Returns the value as it goes over the bus.
+    /// Returns the value in the form of the bus.
     pub(super) fn on_the_bus(&self) -> zvariant::Value<'static> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
         match self {
@@ -84,7 +84,7 @@ impl Value {
         }
     }
 
-    /// Returns the value as a unit file has it.
+    /// Returns the value in the form of a unit file.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Text(text) => (*text).to_owned(),
@@ -104,7 +104,7 @@ impl Value {
     }
 }
 
-/// A path that may be missing (systemd.exec(5)).
+/// Returns a path that may be missing, in systemd's form (systemd.exec(5)).
 fn optional(path: &Path) -> String {
     format!("-{}", path.display())
 }

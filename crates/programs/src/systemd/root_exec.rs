@@ -1,4 +1,5 @@
-//! What a unit runs as root of the application's own files. Only reads: the text of the unit, and links on the way to a program.
+//! Finds the application's own files that a unit runs as root. The module only reads: the text of the unit, and links
+//! on the way to a program.
 //!
 //! Sources: systemd.service(5), "Command lines"; systemd.exec(5), `User=`.
 
@@ -10,29 +11,29 @@ use super::file::UnitFile;
 pub const COMMANDS: [&str; 7] =
     ["ExecStart", "ExecStartPre", "ExecStartPost", "ExecCondition", "ExecReload", "ExecStop", "ExecStopPost"];
 
-/// What may stand before the program of a command.
+/// The characters that may precede the program of a command.
 pub const PREFIXES: [char; 6] = ['@', '-', ':', '+', '!', '|'];
 
-/// Programs that run what lies in the directory that they start in, or what their words name there.
+/// Programs that run files of their working directory, or files in it that their arguments name.
 const INTERPRETERS: [&str; 10] =
     ["sh", "bash", "dash", "zsh", "env", "python", "perl", "ruby", "node", "make"];
 
-/// Programs that change what lies at a path, and run nothing of it.
+/// Programs that change the file at a path, and do not run it.
 const HANDLERS: [&str; 7] = ["chown", "chgrp", "chmod", "mkdir", "touch", "test", "rm"];
 
-/// A command that runs something of the application as root.
+/// A command that runs a file of the application as root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootExec {
-    /// The key that it stands at (`ExecStartPre`).
+    /// Its key (`ExecStartPre`).
     pub key: String,
-    /// What is run: a path of the application, or the program that runs what lies there.
+    /// The path of the application that is run, or the program that runs files of the application.
     pub path: String,
     /// Why it runs as root.
     pub why: String,
 }
 
-/// Returns the commands of a unit that run something below `places` as root. `user` is the user that the unit's processes
-/// have; `None` stands for root.
+/// Returns the commands of a unit that run files below `places` as root. `user` is the user of the unit's processes;
+/// `None` means root.
 pub fn root_execs(file: &UnitFile, user: Option<&str>, places: &[PathBuf]) -> Vec<RootExec> {
     let is_roots = user.is_none_or(|user| user == "root" || user.parse() == Ok(0_u32));
     let starts_only = file.value("Service", "PermissionsStartOnly").is_some_and(is_yes);
@@ -62,7 +63,7 @@ pub fn root_execs(file: &UnitFile, user: Option<&str>, places: &[PathBuf]) -> Ve
     found
 }
 
-/// Returns what a command runs of the files below `places`; `None` if it names none of them.
+/// Returns the file below `places` that a command runs; `None` if it names none of them.
 fn of_application(command: &str, directory: Option<&Path>, places: &[PathBuf]) -> Option<String> {
     let is_inside = |path: &Path| {
         let leads = std::fs::canonicalize(path);
@@ -71,7 +72,7 @@ fn of_application(command: &str, directory: Option<&Path>, places: &[PathBuf]) -
             .any(|place| path.starts_with(place) || leads.as_ref().is_ok_and(|it| it.starts_with(place)))
     };
     let directory = directory.filter(|it| is_inside(it));
-    // A shell takes words apart at more than blanks, and an option brings its value after an equals sign.
+    // A shell separates words at more than blanks, and an option has its value after an equals sign.
     let words = command.split(|c: char| c.is_whitespace() || "\"'`;&|()<>=,:".contains(c));
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     let program = words.first()?;

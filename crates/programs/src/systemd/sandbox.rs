@@ -1,35 +1,36 @@
-//! What the kernel keeps a unit of this program from: one table of properties, for transient units and for unit files.
+//! The restrictions of a unit of this program: one table of properties, for transient units and for unit files.
 //!
-//! systemd refuses a transient unit with a property that it does not know, so each row names the version that brought it
-//! (systemd.exec(5), systemd.resource-control(5)). A unit file may name all of them: there an unknown one is a warning.
+//! systemd refuses a transient unit with an unknown property, so each row names the version that introduced it
+//! (systemd.exec(5), systemd.resource-control(5)). A unit file may name all of them: in it an unknown one is a warning.
 //!
-//! Some properties are missing on purpose. `ProtectControlGroups` forbids `cgroup.kill`, which ends what is left of the
-//! service. `IPAddressDeny` forbids to ask a service that listens at another address than the loopback's. `ProtectProc` hides
-//! processes from users without `CAP_SYS_PTRACE`: a run has it, since it has to find the processes of the service.
+//! Some properties are missing on purpose. `ProtectControlGroups` forbids `cgroup.kill`, which ends the remaining
+//! processes of the service. `IPAddressDeny` forbids requests to a service that listens at an address other than that
+//! of the loopback. `ProtectProc` hides processes from users without `CAP_SYS_PTRACE`: a run has it, since it must find
+//! the processes of the service.
 
 use std::path::PathBuf;
 
 use super::property::{Property, Value, for_version};
 
-/// Where a unit may write, and what it only reads.
+/// The directories that a unit may write to, and those that it only reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// Directories that the unit writes to. A rename from one to another fails as between two file systems.
+    /// Directories that the unit writes to. A rename from one to another fails, as between two file systems.
     pub writable: Vec<PathBuf>,
-    /// Directories below those that the unit only reads.
+    /// Directories below them that the unit only reads.
     pub read_only: Vec<PathBuf>,
     /// Whether `/tmp` and `/var/tmp` are the unit's own.
     pub own_tmp: bool,
 }
 
-/// A property, and how a unit file writes its value where that is another text than the value's own.
+/// A property, and the text of its value in a unit file if it differs from the value's own text.
 struct Row {
     property: Property,
     text: Option<&'static str>,
 }
 
-/// What root needs for a refresh: change owners and modes, end the processes of the service, and read in `/proc` which of
-/// them belong to a run (linux/capability.h). It acts as no other user: units do that.
+/// The capabilities that root needs for a refresh: to change owners and modes, end the processes of the service, and
+/// read in `/proc` which of them belong to a run (linux/capability.h). It never acts as another user: units do that.
 const CAPABILITIES: [(u32, &str); 7] = [
     (0, "CAP_CHOWN"),
     (1, "CAP_DAC_OVERRIDE"),
@@ -40,8 +41,8 @@ const CAPABILITIES: [(u32, &str); 7] = [
     (19, "CAP_SYS_PTRACE"),
 ];
 
-/// The sockets of the bus, those that the service is asked over, and those by which the kernel answers who listens on a port.
-/// To change anything over the last takes a capability that the unit does not have.
+/// The families of the sockets for the bus, for requests to the service, and for the kernel's list of listening
+/// processes. A change over the last one requires a capability that the unit does not have.
 const FAMILIES: [&str; 4] = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"];
 
 const REFUSED_CALLS: [&str; 5] = ["ptrace", "process_vm_readv", "process_vm_writev", "@mount", "@resources"];
@@ -62,7 +63,7 @@ fn table(places: &Places) -> Vec<Row> {
         row("ProtectSystem", 232, Value::Text("strict")),
         row("ReadWritePaths", 231, Value::Paths(writable)),
         row("ReadOnlyPaths", 231, Value::Paths(places.read_only.clone())),
-        // A key for ssh, or a token, may lie below /root.
+        // A key for ssh, or a token, may be below /root.
         row("ProtectHome", 214, Value::Text("read-only")),
         row("PrivateTmp", 183, Value::Flag(places.own_tmp)),
         row("PrivateDevices", 209, Value::Flag(true)),
@@ -91,7 +92,7 @@ fn table(places: &Places) -> Vec<Row> {
     ]
 }
 
-/// Returns the properties of a transient unit, as far as systemd `version` knows them.
+/// Returns the properties of a transient unit, those that systemd `version` supports.
 pub(crate) fn properties(version: u32, places: &Places) -> Vec<(&'static str, zvariant::Value<'static>)> {
     let all = table(places).into_iter().map(|row| row.property).collect();
     let (known, _) = for_version(all, version);

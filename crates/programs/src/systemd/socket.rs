@@ -1,4 +1,5 @@
-//! What systemd knows of a socket unit, as one typed value (org.freedesktop.systemd1(5), the interfaces Unit and Socket).
+//! The state of a socket unit in systemd, as one typed value (org.freedesktop.systemd1(5), the interfaces Unit and
+//! Socket).
 
 use super::Bus;
 use refresh_system::error::{Context as _, Outcome};
@@ -6,11 +7,11 @@ use refresh_system::error::{Context as _, Outcome};
 /// The facts of one socket unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SocketFacts {
-    /// Its state in systemd's word (`active`, `failed`).
+    /// Its state, as systemd names it (`active`, `failed`).
     pub active: String,
     /// How it ended the last time (`success`, `trigger-limit-hit`).
     pub result: String,
-    /// Where it listens: the kind (`Stream`, `Datagram`) and the address as systemd writes it.
+    /// The addresses that it listens on: the kind (`Stream`, `Datagram`) and the address in systemd's form.
     pub listens: Vec<(String, String)>,
     /// Whether systemd accepts the connections itself and starts an instance for each (`Accept=yes`).
     pub accepts: bool,
@@ -22,7 +23,7 @@ impl Bus {
     /// Reads a socket unit.
     ///
     /// # Errors
-    /// systemd cannot be asked, or `name` is no name of a unit.
+    /// systemd cannot be queried, or `name` is not the name of a unit.
     pub fn socket(&self, name: &str) -> Outcome<SocketFacts> {
         let context = || format!("cannot ask systemd about {name}");
         let unit = self.properties(name).context(context)?;

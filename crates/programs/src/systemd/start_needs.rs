@@ -1,10 +1,11 @@
-//! What the files of a unit name that has to exist at each start. Source: systemd.exec(5), org.freedesktop.systemd1(5).
+//! The paths and groups in the files of a unit that must exist at each start. Source: systemd.exec(5),
+//! org.freedesktop.systemd1(5).
 
 use std::path::{Path, PathBuf};
 
 use super::properties::Properties;
 
-/// A path that has to exist at the start of a unit.
+/// A path that must exist at the start of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeededPath {
     /// The key that names it (`EnvironmentFile`).
@@ -15,10 +16,10 @@ pub struct NeededPath {
     pub is_unwanted: bool,
 }
 
-/// What has to exist at the start of a unit.
+/// The paths and groups that must exist at the start of a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StartNeeds {
-    /// The paths. Those that may be missing, or that systemd searches, are left out.
+    /// The paths. Those that may be missing, or that systemd searches for, are left out.
     pub paths: Vec<NeededPath>,
     /// The groups.
     pub groups: Vec<String>,
@@ -29,7 +30,7 @@ impl Properties {
         let groups = std::iter::once(self.text("Group"))
             .chain(self.value::<Vec<String>>("SupplementaryGroups").unwrap_or_default());
         let groups = groups.filter(|group| !group.is_empty()).collect();
-        // Below another root directory a path means another file.
+        // With another root directory a path means another file.
         if !(self.text("RootDirectory").is_empty() && self.text("RootImage").is_empty()) {
             return StartNeeds { paths: self.conditions(), groups };
         }
@@ -69,7 +70,7 @@ impl Properties {
         StartNeeds { paths, groups }
     }
 
-    /// The conditions and assertions of paths, each of which has to hold.
+    /// Returns the conditions and assertions about paths, each of which must hold.
     fn conditions(&self) -> Vec<NeededPath> {
         let of = |key: &str| self.value::<Vec<(String, bool, bool, String, i32)>>(key).unwrap_or_default();
         let all = of("Conditions").into_iter().chain(of("Asserts"));

@@ -1,4 +1,4 @@
-//! Whether the clock is kept right. Source: org.freedesktop.timedate1(5).
+//! Whether the clock is synchronized. Source: org.freedesktop.timedate1(5).
 
 use zvariant::OwnedValue;
 
@@ -14,7 +14,7 @@ impl Bus {
     /// Returns whether the kernel's clock is synchronized with another one (`NTPSynchronized`).
     ///
     /// # Errors
-    /// No service of this machine answers for the clock.
+    /// No service of this machine provides the state of the clock.
     pub fn clock_is_synchronized(&self) -> Outcome<bool> {
         let context = || "cannot ask who keeps the clock".to_owned();
         let call = Call::new(DESTINATION, OBJECT, PROPERTIES_INTERFACE, "Get");

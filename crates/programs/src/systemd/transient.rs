@@ -1,8 +1,8 @@
-//! Units that exist for one process: made over the bus, gone when it has ended (org.freedesktop.systemd1(5),
+//! Units that exist for one process: made over the bus, and removed when it has ended (org.freedesktop.systemd1(5),
 //! `StartTransientUnit`).
 //!
-//! The process that started the unit holds it (`AddRef`), so that its end can still be read. systemd forgets a unit that no
-//! process holds, failed or not.
+//! The process that started the unit holds it (`AddRef`): then its end can still be read. systemd forgets a unit that
+//! no process holds, failed or not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,24 +14,25 @@ use super::{Bus, refused};
 use crate::process::ExitKind;
 use refresh_system::error::{Context as _, Outcome};
 
-/// A transient service, as it is asked for.
+/// The request for a transient service.
 #[derive(Debug)]
 pub struct Transient<'a> {
     /// The unit's name.
     pub name: &'a str,
-    /// What it is, for people.
+    /// Its description, for people.
     pub description: &'a str,
     /// Its program and arguments.
     pub command: Command,
-    /// What is started when that has ended, however it did.
+    /// The command to start after its end, for any kind of end.
     pub after: Command,
-    /// The file of its environment, beside what systemd itself sets. Never as a property: those everybody can read.
+    /// The file of its environment, in addition to the variables that systemd sets. Never as a property: every user can
+    /// read those.
     pub variables: &'a Path,
-    /// Where its standard error goes.
+    /// The file for its standard error.
     pub messages: &'a Path,
-    /// How long it, and what comes after it, may take to end when it is stopped.
+    /// How long it, and the command after it, may take to end when it is stopped.
     pub stop_limit: Duration,
-    /// Where it may write; the kernel keeps it from everything else ([`super::sandbox`]).
+    /// The directories that it may write to; the kernel refuses all others ([`super::sandbox`]).
     pub places: Places,
 }
 
@@ -52,31 +53,31 @@ impl Command {
 
 /// Returns the value of `ExecStart=` and its relatives on the bus.
 ///
-/// Not of `ExecStartEx`, which could switch the expansion of variables off: systemd writes that key into the unit's file
-/// and does not know it when it reads the file again (systemd 252 and earlier), so `systemctl daemon-reload` would take
-/// the unit's command away. A doubled dollar is a dollar (systemd.service(5)).
+/// `ExecStartEx`, which could disable the expansion of variables, is not used. systemd 252 and earlier write that key
+/// into the unit's file and do not recognize it when they read the file again, so `systemctl daemon-reload` would
+/// remove the unit's command. A doubled dollar means a dollar (systemd.service(5)).
 pub(super) fn exec(program: &Path, arguments: &[String]) -> Value<'static> {
     let program = program.display().to_string();
     let words = std::iter::once(&program).chain(arguments).map(|word| word.replace('$', "$$"));
     Value::from(vec![(program.clone(), words.collect::<Vec<String>>(), false)])
 }
 
-/// What a transient service is doing.
+/// The state of a transient service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransientState {
-    /// It is to be started, runs, or what comes after it does.
+    /// It will be started, it runs, or the command after it runs.
     UnderWay,
-    /// All of it is over.
+    /// It has ended, and so has the command after it.
     Ended(ExitKind),
-    /// systemd knows nothing of it: it has ended and no process held it, or it never existed.
+    /// systemd does not have it: it has ended and no process held it, or it never existed.
     Unknown,
 }
 
 impl Bus {
-    /// Starts a transient service outside the control group of the caller; returns when systemd has taken it on.
+    /// Starts a transient service outside the control group of the caller; returns when systemd has accepted it.
     ///
-    /// Only its main process is asked to end when it is stopped, since that knows how to end the others; whatever is left
-    /// in its control group after that process is killed.
+    /// When it is stopped, only its main process gets the signal, since that process ends the others properly.
+    /// Processes that remain in its control group after the main process are killed.
     ///
     /// # Errors
     /// systemd refuses.
@@ -91,18 +92,18 @@ impl Bus {
             ("StandardErrorFileToAppend", Value::from(unit.messages.display().to_string())),
             ("KillMode", Value::from("mixed")),
             ("TimeoutStopUSec", Value::from(stop_limit)),
-            // A child that is ended for want of memory is a failure that the main process reports.
+            // A child that is killed because memory is short is a failure that the main process reports.
             ("OOMPolicy", Value::from("continue")),
             ("CollectMode", Value::from("inactive-or-failed")),
             ("AddRef", Value::from(true)),
-            // What is started after the bus is stopped before it: the program speaks with systemd to its end.
+            // A unit that is started after the bus is stopped before it: the program needs the bus until its end.
             ("After", Value::from(vec!["dbus.service"])),
         ];
         properties.extend(sandbox::properties(self.version()?, &unit.places));
         self.start_transient_unit(unit.name, properties)
     }
 
-    /// Makes a unit of `properties`, and starts it.
+    /// Makes a unit from `properties`, and starts it.
     pub(super) fn start_transient_unit(&self, name: &str, properties: Vec<(&str, Value<'_>)>) -> Outcome<()> {
         let none: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
         self.call_manager_once::<_, OwnedObjectPath>("StartTransientUnit", &(name, "fail", properties, none))
@@ -111,10 +112,10 @@ impl Bus {
             .context(|| format!("systemd does not start {name}"))
     }
 
-    /// Returns what a transient service is doing.
+    /// Returns the state of a transient service.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn transient_state(&self, name: &str) -> Outcome<TransientState> {
         let facts = self.unit(name)?;
         if facts.job.is_some() || !facts.is_down() {

@@ -1,7 +1,7 @@
-//! What systemd knows of a unit, as one typed value.
+//! The state of a unit in systemd, as one typed value.
 //!
-//! Source: org.freedesktop.systemd1(5), the interfaces Unit and Service. All properties of an interface come in one call,
-//! so that those of a unit on its way fit together as well as systemd can make them.
+//! Source: org.freedesktop.systemd1(5), the interfaces Unit and Service. All properties of an interface come in one
+//! call: those of a unit in transition are then as consistent as systemd can make them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub(super) const PROPERTIES_INTERFACE: &str = "org.freedesktop.DBus.Properties";
 /// The facts of one unit. Those of services are empty for units of other kinds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitFacts {
-    /// Whether there is a unit to speak of.
+    /// Whether the unit could be loaded.
     pub load: LoadState,
     /// Why it could not be loaded, in systemd's words.
     pub load_error: Option<String>,
@@ -45,11 +45,12 @@ pub struct UnitFacts {
     pub main_code: i32,
     /// The exit code or the signal that goes with it.
     pub main_status: i32,
-    /// How often systemd has restarted it by itself.
+    /// How often systemd has restarted it automatically.
     pub restarts: u32,
-    /// What systemd calls this invocation; the last one's where it does not run, empty where systemd has forgotten it.
+    /// systemd's ID of this invocation; that of the last one if the unit does not run, empty if systemd has forgotten
+    /// it.
     pub invocation: String,
-    /// Its cgroup below the root of the hierarchy; empty where it has none.
+    /// Its cgroup below the root of the hierarchy; empty if it has none.
     pub control_group: String,
     /// The slice that its cgroup is made in.
     pub slice: String,
@@ -57,9 +58,9 @@ pub struct UnitFacts {
     pub kind: String,
     /// `KillMode=`
     pub kill_mode: String,
-    /// `TimeoutStopSec=`; `None`: for ever.
+    /// `TimeoutStopSec=`; `None`: no limit.
     pub stop_timeout: Option<Duration>,
-    /// `TimeoutStartSec=`; `None`: for ever.
+    /// `TimeoutStartSec=`; `None`: no limit.
     pub start_timeout: Option<Duration>,
     /// `User=`; empty for root.
     pub user: String,
@@ -77,19 +78,19 @@ pub struct UnitFacts {
     pub program: Option<PathBuf>,
     /// The words of `ExecStart=`, the program's own name first.
     pub command: Vec<String>,
-    /// `WorkingDirectory=`, without the prefixes; empty where there is none.
+    /// `WorkingDirectory=`, without the prefixes; empty if it is not set.
     pub working_directory: String,
     /// `Environment=`, as `NAME=value`.
     pub environment: Vec<String>,
     /// The commands of `ExecCondition=`, `ExecStartPre=` and `ExecStartPost=` that failed at the last start.
     pub failed_commands: Vec<FailedCommand>,
-    /// What has to exist at the start.
+    /// The paths and groups that must exist at the start.
     pub start_needs: StartNeeds,
-    /// Units that have to be loadable, or the start is refused: `Requires=`, `Requisite=`, `BindsTo=`.
+    /// Units that must be loadable, else the start is refused: `Requires=`, `Requisite=`, `BindsTo=`.
     pub needs: Vec<String>,
-    /// `Requisite=`: units that have to be active already.
+    /// `Requisite=`: units that must already be active.
     pub requisites: Vec<String>,
-    /// Units whose stop stops this one: what it needs, and `PartOf=`.
+    /// Units whose stop stops this one: the units that it needs, and `PartOf=`.
     pub stopped_by: Vec<String>,
     /// Units that systemd stops together with this one.
     pub stops: Vec<String>,
@@ -103,7 +104,7 @@ pub struct UnitFacts {
     pub success_action: String,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
-    /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
+    /// Whether all conditions held when it was started last; if one did not, systemd skipped the start silently.
     pub conditions_held: bool,
     /// Whether the assertions held when it was started last.
     pub assertions_held: bool,
@@ -113,7 +114,7 @@ pub struct UnitFacts {
     pub job: Option<u32>,
 }
 
-/// A command of a unit that ended badly.
+/// A command of a unit that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedCommand {
     /// Its key (`ExecStartPre`).
@@ -127,12 +128,12 @@ pub struct FailedCommand {
 /// Whether a unit could be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LoadState {
-    /// It is there.
+    /// It is loaded.
     Loaded,
-    /// There is no file for it.
+    /// It has no file.
     #[default]
     NotFound,
-    /// It is masked: a link to nothing, so that it cannot be started.
+    /// It is masked: a link to nothing. It cannot be started.
     Masked,
     /// Its file cannot be used.
     Bad,
@@ -141,16 +142,16 @@ pub enum LoadState {
 /// The state that all kinds of units share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ActiveState {
-    /// It is up (or reads its configuration again).
+    /// It is active (or reloads its configuration).
     Active,
-    /// It is down.
+    /// It is inactive.
     #[default]
     Inactive,
-    /// It is down, and went so badly.
+    /// It is inactive after a failure.
     Failed,
-    /// It is on its way up, or waits for its next automatic restart.
+    /// It is starting, or waits for its next automatic restart.
     Activating,
-    /// It is on its way down.
+    /// It is stopping.
     Deactivating,
 }
 
@@ -159,13 +160,13 @@ pub enum ActiveState {
 pub struct Assertion {
     /// Its name (`AssertPathExists`).
     pub kind: String,
-    /// With `|`: one of these that holds is enough.
+    /// With `|`: it is enough if one of these holds.
     pub triggering: bool,
     /// With `!`.
     pub negated: bool,
-    /// What is asserted of.
+    /// The parameter of the assertion.
     pub parameter: String,
-    /// Whether it held when it was looked at last.
+    /// Whether it held at the last check.
     pub held: Option<bool>,
 }
 
@@ -177,7 +178,7 @@ impl fmt::Display for Assertion {
 }
 
 impl UnitFacts {
-    /// Returns how the main process ended, if systemd remembers.
+    /// Returns how the main process ended, if systemd still has that.
     pub fn exit(&self) -> Option<ExitKind> {
         exit_kind(self.main_code, self.main_status)
     }
@@ -192,16 +193,16 @@ impl Bus {
     /// Reads a unit; one that does not exist has [`LoadState::NotFound`].
     ///
     /// # Errors
-    /// systemd cannot be asked, or `name` is none.
+    /// systemd cannot be queried, or `name` is not the name of a unit.
     pub fn unit(&self, name: &str) -> Outcome<UnitFacts> {
         let context = || format!("cannot ask systemd about {name}");
         self.properties(name).and_then(|properties| properties.facts()).context(context)
     }
 
-    /// Returns whether a unit is down, one that systemd does not know included. Costs less than [`Bus::unit`].
+    /// Returns whether a unit is stopped, or not known to systemd. Costs less than [`Bus::unit`].
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn is_down(&self, name: &str) -> Outcome<bool> {
         let state: String = self
             .property(&unit_object(name), UNIT_INTERFACE, "ActiveState")
@@ -209,10 +210,10 @@ impl Bus {
         Ok(matches!(state.as_str(), "inactive" | "failed"))
     }
 
-    /// Returns the cgroup of a service; empty where it has none. Costs less than [`Bus::unit`].
+    /// Returns the cgroup of a service; empty if it has none. Costs less than [`Bus::unit`].
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn control_group_of(&self, service: &str) -> Outcome<String> {
         self.property(&unit_object(service), SERVICE_INTERFACE, "ControlGroup")
             .context(|| format!("cannot ask systemd about {service}"))
@@ -221,7 +222,7 @@ impl Bus {
     /// Returns the memory that a service may use, in bytes; `None` if it has no limit.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn memory_limit(&self, service: &str) -> Outcome<Option<u64>> {
         let limit: u64 = self
             .property(&unit_object(service), SERVICE_INTERFACE, "MemoryMax")
@@ -229,10 +230,10 @@ impl Bus {
         Ok(Some(limit).filter(|limit| *limit != u64::MAX))
     }
 
-    /// Returns the units that are up, or on their way, and cannot run beside `unit`.
+    /// Returns the units that are running or starting, and that conflict with `unit`.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn active_conflicts(&self, unit: &str) -> Outcome<Vec<String>> {
         let mut found: Vec<String> = Vec::new();
         for property in ["Conflicts", "ConflictedBy"] {
@@ -251,7 +252,7 @@ impl Bus {
     /// Returns the units that systemd is about to start and that a start of `unit` would wait for.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn awaited(&self, unit: &str) -> Outcome<Vec<String>> {
         let context = || "cannot ask systemd which units are on their way".to_owned();
         let jobs: Vec<ListedJob> = self.call_manager("ListJobs", &()).context(context)?;
@@ -265,10 +266,10 @@ impl Bus {
         Ok(starting.into_iter().filter(|name| before.contains(name)).collect())
     }
 
-    /// Returns whether systemd shuts the machine down.
+    /// Returns whether systemd is shutting down the machine.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn is_shutting_down(&self) -> Outcome<bool> {
         let state: String = self
             .property(MANAGER, MANAGER_INTERFACE, "SystemState")
@@ -276,10 +277,10 @@ impl Bus {
         Ok(state == "stopping")
     }
 
-    /// Returns the names of the services that are up, or on their way.
+    /// Returns the names of the services that are running or starting.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn active_services(&self) -> Outcome<Vec<String>> {
         let states = ["active", "activating", "reloading"];
         let listed: Vec<ListedUnit> = self
@@ -294,7 +295,7 @@ impl Bus {
         Ok((number != 0).then_some(number))
     }
 
-    /// Returns one property of an object. It is asked again when systemd left the bus before it answered.
+    /// Returns one property of an object. The query is repeated if systemd left the bus before it answered.
     pub(super) fn property<T>(&self, path: &str, interface: &str, name: &str) -> Outcome<T>
     where
         T: TryFrom<OwnedValue>,
@@ -304,23 +305,23 @@ impl Bus {
         T::try_from(value).context(|| format!("systemd's {name} is of another type"))
     }
 
-    /// Returns the cgroup that all units are below.
+    /// Returns the cgroup above all units.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn control_group(&self) -> Outcome<String> {
         self.property(MANAGER, MANAGER_INTERFACE, "ControlGroup")
     }
 
-    /// Returns the properties of a unit, those of its kind among them. systemd reads the unit from its files where it does
-    /// not have it loaded. No two interfaces of a unit have a property of the same name, so one call serves for all.
+    /// Returns the properties of a unit, those of its kind among them. systemd reads the unit from its files if it is
+    /// not loaded. No two interfaces of a unit have a property of the same name, so one call returns all of them.
     pub(super) fn properties(&self, name: &str) -> Outcome<Properties> {
         self.call(&unit_object(name), PROPERTIES_INTERFACE, "GetAll", &("",))
     }
 }
 
-/// Returns the object of a unit. A byte that is no letter, and no digit after the first byte, becomes
-/// `_` and two hexadecimal digits (`sd_bus_path_encode(3)`).
+/// Returns the object of a unit. Each byte except letters, and except digits after the first byte, becomes `_` and two
+/// hexadecimal digits (`sd_bus_path_encode(3)`).
 pub(super) fn unit_object(name: &str) -> String {
     let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
     for (index, byte) in name.bytes().enumerate() {
@@ -333,8 +334,8 @@ pub(super) fn unit_object(name: &str) -> String {
     path
 }
 
-/// A unit in a list: name, description, states (load, active, sub), the unit that it follows, its object, its job (number,
-/// kind, object).
+/// A unit in a list: name, description, states (load, active, sub), the unit that it follows, its object, its job
+/// (number, kind, object).
 type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
@@ -440,7 +441,7 @@ impl Properties {
         self.value(key).unwrap_or_default()
     }
 
-    /// The programs of commands whose failure counts.
+    /// Returns the programs of commands whose failure counts.
     pub(super) fn programs(&self, key: &str) -> Vec<String> {
         let counting = self.commands(key).into_iter().filter(|(_, _, ignored, ..)| !ignored);
         counting.map(|(program, ..)| program).collect()
@@ -465,7 +466,7 @@ impl Properties {
         self.value::<u32>(name).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
     }
 
-    /// A time in microseconds; 0 and the largest number mean that there is none.
+    /// Returns a time from its microseconds; 0 and the largest number mean no time.
     fn time(&self, name: &str) -> Option<Timestamp> {
         let microseconds = self.value::<u64>(name).filter(|number| *number != 0 && *number != u64::MAX)?;
         Timestamp::from_microsecond(i64::try_from(microseconds).ok()?).ok()
@@ -476,7 +477,8 @@ impl Properties {
     }
 }
 
-/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2): exited, killed, killed with a core dump.
+/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2): exited, killed, killed with a core
+/// dump.
 fn exit_kind(code: i32, status: i32) -> Option<ExitKind> {
     match code {
         1 => Some(ExitKind::Code(status)),

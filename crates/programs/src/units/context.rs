@@ -1,4 +1,4 @@
-//! What each unit needs: the paths, and who starts programs.
+//! The values that each unit needs: the paths, the runner and the owner of `app/`.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// What units of one installation are started with.
+/// The values that units of one installation are started with.
 #[derive(Debug, Clone)]
 pub(super) struct UnitContext {
     pub(super) layout: Layout,
@@ -23,13 +23,14 @@ pub(super) struct UnitContext {
 }
 
 impl UnitContext {
-    /// Names the user of a role, for messages.
+    /// Returns the name of a role's user, for messages.
     pub(super) fn user_name(&self, role: Role) -> String {
         let Ok(user) = self.user_of(role) else { return role.word().to_owned() };
         user.name().unwrap_or_else(|| user.uid.to_string())
     }
 
-    /// Reports that each unit for `operation` was ended before it could answer: names who can have done that.
+    /// Returns the failure that each unit for `operation` was ended before it could answer. It names the users who can
+    /// have done that.
     pub(super) fn ended_by_others(&self, job: &Job, operation: &str, times: usize) -> Failure {
         let user = self.user_name(job.role);
         let cause = format!(
@@ -41,7 +42,7 @@ impl UnitContext {
             .command("ps -o pid,unit,args -u", &[&user])
     }
 
-    /// Returns who a unit of this role runs as.
+    /// Returns the user of a unit of this role.
     ///
     /// # Errors
     /// The user does not exist on this machine.
@@ -49,12 +50,12 @@ impl UnitContext {
         users::resolve(&self.layout, role.user(), self.service)
     }
 
-    /// Returns whether units are systemd's here.
+    /// Returns whether systemd runs the units here.
     pub(super) fn in_systemd(&self) -> bool {
         self.layout.is_real() && manager::is_booted() && rustix::process::geteuid().is_root()
     }
 
-    /// Returns the file that a unit of `user` executes: one that the user cannot read, where it is another user.
+    /// Returns the file that a unit of `user` executes: if that is another user, a file that this user cannot read.
     pub(super) fn program_for(&self, user: Owner) -> Outcome<PathBuf> {
         let (own, program) = (rustix::process::geteuid(), self.runner.own_program());
         if own.is_root() && own.as_raw() != user.uid && self.layout.state().is_dir() {
@@ -63,8 +64,8 @@ impl UnitContext {
         Ok(program.to_path_buf())
     }
 
-    /// Returns the file that a unit of systemd executes: the copy in the state, or this program's own file before there is
-    /// a state.
+    /// Returns the file that a unit of systemd executes: the copy in the state, or this program's own file before the
+    /// state exists.
     pub(super) fn program_of_unit(&self) -> Outcome<PathBuf> {
         let own = self.runner.own_program();
         if self.layout.state().is_dir() {
@@ -73,7 +74,7 @@ impl UnitContext {
         own.canonicalize().context(|| format!("cannot find the file of {}", own.display()))
     }
 
-    /// Makes a directory of `user` below `/run/ladylinux-refresh` that no other process uses.
+    /// Makes a directory for `user` below `/run/ladylinux-refresh` that no other process uses.
     pub(super) fn make_own_directory(&self, name: &str, user: Owner) -> Outcome<PathBuf> {
         let above = self.layout.volatile();
         disk::make_directory(&above, 0o755)?;
@@ -83,7 +84,7 @@ impl UnitContext {
     }
 }
 
-/// Returns a word that no other unit of this machine has.
+/// Returns a word that is unique among the units of this machine.
 pub(super) fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -1,5 +1,5 @@
-//! Copies of a job's secrets, for want of systemd's `LoadCredential`. They lie below `/run/ladylinux-refresh`, where only the
-//! job's user reads them, until its process was collected.
+//! Copies of a job's secrets, used without systemd's `LoadCredential`. They are below `/run/ladylinux-refresh`, where
+//! only the job's user can read them, until its process is collected.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use refresh_system::disk::Owner;
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Outcome};
 
-/// Where a unit finds its credentials (systemd.exec(5)).
+/// The variable that names the directory of a unit's credentials (systemd.exec(5)).
 pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` if it brought none.
+/// Returns, inside a unit, the file of a secret of its job; `None` if the job has none of that name.
 pub fn credential(name: &str) -> Option<PathBuf> {
     let directory = environment::variable(CREDENTIALS)?;
     Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())
@@ -45,7 +45,7 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        // What cannot be removed is gone with the next boot, and only its user reads it.
+        // Copies that cannot be removed disappear with the next boot, and only their user can read them.
         let _ = disk::remove_tree(&self.0);
     }
 }

@@ -1,8 +1,9 @@
-//! The gate of the service's listening sockets: while it is closed a client can connect, and its connection is not taken
-//! until the gate is open again. It closes for the moment of the stop, so that the service has read what it has taken.
+//! The gate of the service's listening sockets: while it is closed, a client can connect, but no process accepts its
+//! connection until the gate is open again. It closes for the moment of the stop: then the service has read the
+//! requests of all accepted connections.
 //!
-//! This is the inside of the unit that has the sockets. It changes options of those sockets, which outlive it, so it opens the
-//! gate whatever ends it, but SIGKILL: the next unit that gets the sockets opens it then, before anything else.
+//! This is the inside of the unit that has the sockets. It changes options of those sockets, which outlive it, so it
+//! opens the gate at every end except SIGKILL. After SIGKILL, the next unit that gets the sockets opens it first.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -20,60 +21,60 @@ use super::listener::Listener;
 /// The operation of a unit that has the sockets.
 pub const OPERATION: &str = "hold";
 
-/// How long the gate is closed at most, whatever becomes of the run. A service that is asked to stop takes no connections
-/// after a moment, though it may take long to end.
+/// How long the gate is closed at most, independent of the run. A service that gets the signal to stop accepts no
+/// connections after a moment, although it may take long to end.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// How often the limit and signals are checked, and how exactly the longest wait is known.
+/// How often the limit and signals are checked, and the precision of the longest wait.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What the unit is asked for.
+/// A request to the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateRequest {
-    /// To have connections taken only with their first data.
+    /// To have connections accepted only with their first data.
     Prepare,
     /// To close the gate.
     Close,
-    /// To open it, and to watch from here on for connections that wait.
+    /// To open it, and to watch for waiting connections from then on.
     Open,
     /// To count the connections that waited.
     Count,
 }
 
-/// How it is with the gate.
+/// The state of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateState {
-    /// How many sockets have one. A socket that is not TCP has none.
+    /// How many sockets have a gate. A socket that is not TCP has none.
     pub gates: usize,
-    /// How many connections waited at once, at most.
+    /// The largest number of connections that waited at the same time.
     pub waited: u32,
-    /// Milliseconds from when the first of them began to wait until none did any more.
+    /// Milliseconds from the beginning of the first wait until no connection waited.
     pub longest_ms: Option<u64>,
 }
 
-/// What this process knows of the gate of its sockets.
+/// The knowledge of this process about the gate of its sockets.
 #[derive(Debug)]
 struct Watch {
     closed_at: Option<Instant>,
-    /// How many connections waited at once, at most, from the opening of the gate until none waited any more.
+    /// The largest number of connections that waited at the same time, from the opening of the gate until none waited.
     most: u32,
     /// When the first of them was seen.
     first_at: Option<Instant>,
-    /// When none was seen any more.
+    /// When none was seen any longer.
     last_at: Option<Instant>,
     is_watching: bool,
 }
 
-/// The sockets that this process was started with. They stay open as long as it lives.
+/// The sockets that this process was started with. They stay open while it lives.
 static SOCKETS: LazyLock<Vec<OwnedFd>> = LazyLock::new(|| inherited::listeners().unwrap_or_default());
 
 static WATCH: Mutex<Watch> = Mutex::new(Watch::new());
 
-/// Does what is asked of the sockets of this process.
+/// Carries out a request about the sockets of this process.
 ///
 /// # Errors
-/// The kernel refuses that.
+/// The kernel refuses.
 pub(crate) fn handle(request: GateRequest) -> Outcome<GateState> {
     let state = act(request);
     match request {
@@ -108,14 +109,14 @@ fn act(request: GateRequest) -> Outcome<GateState> {
     Ok(GateState { gates: listeners.len(), waited: watch.most, longest_ms: watch.longest_ms() })
 }
 
-/// Leaves the sockets as they were before this program had them. Does nothing in a process without sockets.
+/// Restores the options that the sockets had before this program had them. Does nothing in a process without sockets.
 pub(crate) fn leave() {
     leave_all(&listeners());
 }
 
-/// Leaves the sockets as they were and ends this process, whatever it is doing.
+/// Restores the options of the sockets and ends this process, also during other work.
 pub(crate) fn leave_and_end() {
-    // Kept to the end, so that no request closes the gate again.
+    // Held until the end: then no request closes the gate again.
     let _watch = WATCH.lock();
     leave();
     let _ = kill_process(getpid(), Signal::KILL);
@@ -125,7 +126,8 @@ fn listeners() -> Vec<Listener<'static>> {
     SOCKETS.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect()
 }
 
-/// Leaves sockets as they were before another unit had them, which may have been killed behind a closed gate.
+/// Restores the options that sockets had before another unit had them, which may have been killed while the gate was
+/// closed.
 pub fn open_left(sockets: &[OwnedFd]) {
     leave_all(&sockets.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect::<Vec<_>>());
 }
@@ -145,8 +147,8 @@ fn open(listeners: &[Listener<'_>]) -> Outcome<()> {
     Ok(())
 }
 
-/// Keeps watch in a process that has sockets, for as long as that lives: opens the gate when its time is over, ends the process
-/// when a signal asks for that, and notes when the first connection waited.
+/// Keeps watch in a process that has sockets, while it lives: opens the gate when its time is over, ends the process
+/// after a signal to end, and records when the first connection waited.
 pub(crate) fn keep_watch() {
     if listeners().is_empty() {
         return;
@@ -177,7 +179,8 @@ impl Watch {
         Self { closed_at: None, most: 0, first_at: None, last_at: None, is_watching: false }
     }
 
-    /// Notes how many connections wait now. When none does any more the service has taken them, and the watch is over.
+    /// Records how many connections wait now. When none waits any longer, the service has accepted them, and the watch
+    /// is over.
     fn note(&mut self, now: Instant, count: u32) {
         if count > 0 {
             self.first_at.get_or_insert(now);

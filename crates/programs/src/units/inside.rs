@@ -1,4 +1,4 @@
-//! The inside of a unit: the process reads its setup, gives its rights away where systemd has not taken them, then
+//! The inside of a unit: the process reads its setup and gives up its rights if systemd has not removed them. Then it
 //! answers one request, answers requests until its input ends, or becomes a program of others.
 //!
 //! Its standard input is a line of setup and then one line of JSON for each request; its standard output is one line of
@@ -17,23 +17,23 @@ use crate::process::replacement::Replacement;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::interrupt;
 
-/// The hidden command that a process of a unit is started with; its argument is for lists of processes.
+/// The hidden command that a process of a unit is started with; its argument only serves lists of processes.
 pub const COMMAND: &str = "unit";
 
 /// The first line on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Setup {
-    /// The version of the program that asks; a copy of another version answers nothing.
+    /// The version of the requesting program; a copy of another version answers nothing.
     pub(super) version: String,
-    /// What the process has to give away by itself.
+    /// The rights that the process must give up itself.
     pub(super) confinement: Option<Confinement>,
-    /// Whether it ends when the other end of its standard error is closed: the conductor is gone then.
+    /// Whether it ends when the other end of its standard error is closed: then the conductor has ended.
     pub(super) ends_with_conductor: bool,
-    /// What it is to do.
+    /// Its work.
     pub(super) work: Work,
 }
 
-/// What a process of a unit does.
+/// The work of a process of a unit.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Work {
@@ -52,17 +52,17 @@ impl Setup {
     }
 }
 
-/// Names the program's version, so that two of them do not misunderstand each other.
+/// Returns the program's version, which keeps two versions from misunderstanding each other.
 fn version() -> String {
     env!("CARGO_PKG_VERSION").to_owned()
 }
 
-/// Does the work of this process; `others` are the operations of other rooms. Returns when that is done.
+/// Does the work of this process; `others` are the operations of other crates. Returns when the work is done.
 ///
 /// # Errors
-/// The setup cannot be read or put into force, or there is no such operation.
+/// The setup cannot be read or put into force, or the operation does not exist.
 pub fn work(others: Operations) -> Outcome<()> {
-    // Before anything else: one that had the sockets before may have been killed.
+    // Before anything else: a unit that had the sockets before may have been killed.
     gate::leave();
     let mut input = BufReader::new(std::io::stdin());
     let line = next_line(&mut input)?.unwrap_or_default();
@@ -84,7 +84,7 @@ pub fn work(others: Operations) -> Outcome<()> {
         }
         Work::AnswerEach(operation) => {
             while let Some(request) = next_line(&mut input)? {
-                // A signal that came before would end every request from now on. The conductor starts another unit.
+                // After an earlier signal, every further request would fail. The conductor starts another unit.
                 if interrupt::check().is_err() {
                     break;
                 }
@@ -117,11 +117,11 @@ fn next_line(input: &mut BufReader<Stdin>) -> Outcome<Option<Vec<u8>>> {
     Ok((count > 0).then_some(line))
 }
 
-/// Waits until no process reads standard error any more, and ends this one; its unit ends with it.
+/// Waits until no process reads standard error any longer, and ends this one; its unit ends with it.
 fn end_with_conductor() {
     let stderr = std::io::stderr();
     loop {
-        // Without any wanted event only an error ends the wait: the reader is gone.
+        // Without any wanted event only an error ends the wait: the reader has ended.
         let mut watched = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::empty())];
         match poll(&mut watched, None) {
             Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {

@@ -1,4 +1,5 @@
-//! What a caller decides about a unit: its role, what it may write and see, its secrets and its limits. Touches nothing.
+//! A caller's choices for a unit: its role, the paths that it may write to and see, its secrets and its limits. The
+//! module touches nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,16 +7,16 @@ use std::time::Duration;
 use super::Role;
 use crate::systemd::process_unit::Bind;
 
-/// What a unit may do and how long: everything that the caller decides about it.
+/// The permissions and limits of a unit: everything that the caller decides about it.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What it is for; decides user and confinement.
+    /// Its role, which decides user and confinement.
     pub role: Role,
-    /// The directories and files that it may write to. What is missing is left out.
+    /// The directories and files that it may write to. Missing ones are left out.
     pub writable: Vec<PathBuf>,
-    /// What it sees at another path. Only systemd can do that.
+    /// Directories and files that it sees at other paths. Only systemd can do that.
     pub binds: Vec<Bind>,
-    /// Sockets that it has besides its streams. Only systemd can do that.
+    /// Sockets that it has in addition to its streams. Only systemd can do that.
     pub sockets: Option<HeldSockets>,
     /// Secrets that only this unit reads, with [`super::credential`].
     pub credentials: Vec<Credential>,
@@ -25,7 +26,7 @@ pub struct Job {
     pub narrate: Option<String>,
     /// How many bytes a response may have.
     pub output: usize,
-    /// Whether it is so short that a caller waits for it: then it does not give way to everything else on the machine.
+    /// Whether it is so short that a caller waits for it: then it does not give way to other work on the machine.
     pub brief: bool,
 }
 
@@ -42,9 +43,9 @@ pub struct HeldSockets {
 /// A secret for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// The name that the unit asks for ([`super::credential`]).
+    /// The name that the unit requests ([`super::credential`]).
     pub name: String,
-    /// The file that holds it, which the unit's user need not be able to read.
+    /// The file that contains it, which the unit's user need not be able to read.
     pub source: PathBuf,
 }
 
@@ -78,21 +79,21 @@ impl Job {
         self
     }
 
-    /// Shows it something at another path.
+    /// Shows it a directory or file at another path.
     #[must_use]
     pub fn sees(mut self, bind: Bind) -> Self {
         self.binds.push(bind);
         self
     }
 
-    /// Passes it the sockets of socket units, which stay open as long as the unit lives.
+    /// Passes it the sockets of socket units, which stay open while the unit lives.
     #[must_use]
     pub fn holds(mut self, sockets: HeldSockets) -> Self {
         self.sockets = Some(sockets);
         self
     }
 
-    /// Makes its progress events under this name.
+    /// Turns its progress into events under this name.
     #[must_use]
     pub fn narrated(mut self, name: impl Into<String>) -> Self {
         self.narrate = Some(name.into());

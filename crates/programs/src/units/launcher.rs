@@ -1,9 +1,9 @@
-//! Confinement where systemd does not do it: hosts without systemd, and installations below `--root`. The launcher is
-//! this same program: the process that is to be confined gives its own rights away, then answers or becomes another
-//! program. It touches the process that it runs in, and nothing else.
+//! Confinement without systemd: on hosts without it, and for installations with `--root`. The launcher is this same
+//! program: the process to confine gives up its own rights, then answers or becomes another program. The module touches
+//! the process that it runs in, and nothing else.
 //!
-//! [`super::Units`] has started it in a session of its own, without descriptors of the caller, and with the ids of its
-//! user where the caller is root.
+//! [`super::Units`] has started it in its own session, without descriptors of the caller, and with the ids of its user
+//! if the caller is root.
 
 use std::path::{Path, PathBuf};
 
@@ -18,43 +18,43 @@ use crate::systemd as manager;
 use refresh_settings::layout::Layout;
 use refresh_system::error::{Context as _, Outcome};
 
-/// The version of Landlock whose rights are given away: with it (Linux 6.2) files can be neither written nor truncated,
-/// and renames between writable directories still work. Older kernels (5.13) give away what they know.
+/// The version of Landlock whose rights are given up: with it (Linux 6.2) files can be neither written nor truncated,
+/// and renames between writable directories still work. Older kernels (5.13) remove the rights that they support.
 const LANDLOCK: ABI = ABI::V3;
 
 /// Devices that every program may write to.
 const DEVICES: [&str; 7] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"];
 
-/// What a process gives away.
+/// The restrictions of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Confinement {
-    /// The directories and files that it goes on writing to; the rest of the file system becomes read-only.
+    /// The directories and files that remain writable; the rest of the file system becomes read-only.
     pub(super) writable: Vec<PathBuf>,
-    /// Whether it gives way to what else runs.
+    /// Whether it gives way to other processes.
     pub(super) gives_way: bool,
 }
 
-/// Gives the rights of this process away, for itself and for all that it starts. Must be called before any thread is
-/// started.
+/// Gives up the rights of this process, for itself and for all processes that it starts. Must be called before any
+/// thread is started.
 ///
 /// # Errors
 /// The kernel refuses to set `no_new_privs`.
 pub(super) fn confine(confinement: &Confinement) -> Outcome<()> {
     rustix::thread::set_no_new_privs(true).context(|| "cannot give up new privileges".to_owned())?;
     if confinement.gives_way {
-        // Only convenient: the kernel may refuse.
+        // Not essential: the kernel may refuse.
         let _ = rustix::process::nice(10);
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(Resource::Core, none);
     restrict(&confinement.writable).context(|| "Landlock refuses the writable directories".to_owned())?;
-    // After what is opened in /proc/self: it belongs to root from here on.
+    // After all accesses to /proc/self: it belongs to root from here on.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     Ok(())
 }
 
-/// Makes everything but `writable` and a few devices read-only, as far as the kernel can.
+/// Makes everything except `writable` and a few devices read-only, as far as the kernel can.
 fn restrict(writable: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetError> {
     let rights = AccessFs::from_write(LANDLOCK);
     let devices = DEVICES.map(PathBuf::from);
@@ -66,7 +66,7 @@ fn restrict(writable: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetErro
     Ok(status.ruleset)
 }
 
-/// Returns whether this kernel has the Landlock that [`confine`] wants. Nothing is restricted by asking.
+/// Returns whether this kernel has the Landlock version that [`confine`] needs. The check restricts nothing.
 pub(super) fn is_landlock_here() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -75,12 +75,12 @@ pub(super) fn is_landlock_here() -> bool {
         .is_ok()
 }
 
-/// Returns the part of `paths` that is there.
+/// Returns the existing paths of `paths`.
 pub(super) fn that_exist(paths: &[PathBuf]) -> Vec<PathBuf> {
     paths.iter().filter(|path| Path::exists(path)).cloned().collect()
 }
 
-/// Returns what is not put into force without systemd, a sentence each.
+/// Returns the restrictions that are not in force without systemd, a sentence each.
 pub(super) fn missing(layout: &Layout) -> Vec<String> {
     let why = match () {
         () if !layout.is_real() => "below --root",

@@ -1,5 +1,5 @@
-//! Listening sockets, and those of their options that keep connections out for a moment. An option counts for every process
-//! that has the socket, and until it is taken back: it outlives this process.
+//! Listening sockets, and those of their options that keep connections out for a moment. An option counts for every
+//! process that has the socket, and until it is undone: it outlives this process.
 
 use std::io;
 use std::mem::size_of_val;
@@ -57,7 +57,7 @@ struct Filter {
 }
 
 /// How long a connection without data is not accepted, in seconds: longer than any filter stays. The kernel rounds to
-/// such numbers, and this one is not what a person would set.
+/// such numbers, and a person would not set this one.
 const DEFERRED: i32 = 127;
 
 /// The bit of SYN in the flags of a segment.
@@ -68,14 +68,15 @@ const SYN: u32 = 0x02;
 pub struct Listener<'a>(BorrowedFd<'a>);
 
 impl<'a> Listener<'a> {
-    /// Returns a socket as one, where it is one.
+    /// Returns a socket as a listener, if it is a TCP socket that listens.
     pub fn of(fd: BorrowedFd<'a>) -> Option<Self> {
         let is_tcp = matches!(sockopt::socket_domain(fd), Ok(AddressFamily::INET | AddressFamily::INET6))
             && sockopt::socket_type(fd) == Ok(SocketType::STREAM);
         (is_tcp && sockopt::socket_acceptconn(fd) == Ok(true)).then_some(Self(fd))
     }
 
-    /// Takes connections from here on only with their first data, so that none waits in a server that is about to stop.
+    /// From here on, connections are accepted only with their first data: then none waits in a server that is about to
+    /// stop.
     ///
     /// # Errors
     /// The kernel refuses the option.
@@ -96,12 +97,12 @@ impl<'a> Listener<'a> {
         self.set(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &0_i32)
     }
 
-    /// Drops what clients send to connections that are not complete yet: those stay outside, and the clients send it again.
-    /// Connections that are complete are not affected.
+    /// Drops data that clients send on incomplete connections: these are not accepted, and the clients send the data
+    /// again. Connections that are complete are not affected.
     ///
-    /// The kernel asks the filter of a listening socket also about segments of connections that are being made. One that
-    /// it makes in the very instant would keep the filter, so segments without data pass: such a connection has its request,
-    /// and can get its response.
+    /// The kernel applies the filter of a listening socket also to segments of connections that are being made. A
+    /// connection that is made at the same instant would keep the filter, so segments without data pass: such a
+    /// connection has its request, and can get its response.
     ///
     /// # Errors
     /// The kernel refuses the filter.
@@ -121,10 +122,10 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Has the sockets that share this one's port (`SO_REUSEPORT`) give every new connection to the newest of them.
+    /// Makes the sockets that share this one's port (`SO_REUSEPORT`) give every new connection to the newest of them.
     ///
-    /// The kernel numbers them in the order in which they began to listen. There are two at most, and the program names the
-    /// second; where that is missing the kernel takes the first.
+    /// The kernel numbers them in the order in which they began to listen. At most two exist, and the program selects
+    /// the second; if that is missing, the kernel takes the first.
     ///
     /// # Errors
     /// The kernel refuses the program.
@@ -138,7 +139,8 @@ impl<'a> Listener<'a> {
     /// # Errors
     /// The kernel refuses the option.
     pub(crate) fn waiting(self) -> io::Result<u32> {
-        // `tcpi_unacked` of `struct tcp_info`, which is this of a socket that listens (tcp(7), `tcp_get_info`).
+        // `tcpi_unacked` of `struct tcp_info`, which has this number for a socket that listens (tcp(7),
+        // `tcp_get_info`).
         let mut info = [0_u32; 8];
         self.get(c::IPPROTO_TCP, c::TCP_INFO, &mut info)?;
         Ok(info[6])
@@ -147,8 +149,8 @@ impl<'a> Listener<'a> {
     fn set<T>(self, level: i32, option: i32, value: &T) -> io::Result<()> {
         let length = u32::try_from(size_of_val(value)).map_err(io::Error::other)?;
         #[expect(unsafe_code, reason = "no crate in use has these options")]
-        // SAFETY: the pointer and the length are those of `value`, which the kernel only reads; what a filter points to
-        // lives until the call has returned.
+        // SAFETY: the pointer and the length are those of `value`, which the kernel only reads; the instructions of a
+        // filter live until the call has returned.
         let result = unsafe {
             c::setsockopt(self.0.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
         };
@@ -158,8 +160,8 @@ impl<'a> Listener<'a> {
     fn get<T: Copy, const N: usize>(self, level: i32, option: i32, into: &mut [T; N]) -> io::Result<()> {
         let mut length = u32::try_from(size_of_val(into)).map_err(io::Error::other)?;
         #[expect(unsafe_code, reason = "no crate in use has these options")]
-        // SAFETY: the kernel writes at most `length` bytes to the array, whose elements are whole numbers: every value of
-        // theirs is valid.
+        // SAFETY: the kernel writes at most `length` bytes to the array, whose elements are integers: every value of
+        // them is valid.
         let result = unsafe {
             c::getsockopt(self.0.as_raw_fd(), level, option, into.as_mut_ptr().cast(), &raw mut length)
         };
@@ -167,10 +169,10 @@ impl<'a> Listener<'a> {
     }
 }
 
-/// The program that names the second socket of a group.
+/// The program that selects the second socket of a group.
 const SECOND: [Instruction; 1] = [step(RETURN, 0, 0, 1)];
 
-/// The filter that passes segments with SYN and those without data (the classic form of bpf(4)). It is shown a segment from
+/// The filter that passes segments with SYN and those without data (the classic form of bpf(4)). It gets a segment from
 /// its TCP header on.
 const WITHOUT_DATA: [Instruction; 10] = [
     step(LOAD_BYTE, 0, 0, 13),
@@ -235,14 +237,14 @@ mod tests {
         let mut before = client(&server);
         while listener.waiting().unwrap() == 0 {}
         match listener.filter() {
-            // Some kernels leave filters to root, others to every process.
+            // Some kernels allow filters only for root, others for every process.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => return,
             attached => attached.unwrap(),
         }
         let mut during = client(&server);
         clock::pause_regardless(Duration::from_millis(100));
         assert_eq!(listener.waiting().unwrap(), 1, "the first has come in, the second has not");
-        // What is complete is not affected, with as much data as it likes.
+        // A complete connection is not affected, with any amount of data.
         let (mut accepted, _) = server.accept().unwrap();
         before.write_all(&vec![b'x'; 100_000]).unwrap();
         let mut taken = vec![0; 100_007];
@@ -258,7 +260,7 @@ mod tests {
         let mut taken = [0; 7];
         accepted.read_exact(&mut taken).unwrap();
         assert_eq!(&taken, b"request");
-        // It has not kept the filter: more data comes through.
+        // It has not kept the filter: more data arrives.
         during.write_all(&vec![b'x'; 100_000]).unwrap();
         accepted.read_exact(&mut vec![0; 100_000]).unwrap();
     }
@@ -272,7 +274,7 @@ mod tests {
         clock::pause_regardless(Duration::from_millis(50));
         assert_eq!(listener.waiting().unwrap(), 0);
         listener.defer_no_more().unwrap();
-        // The kernel asks the client once more after a second.
+        // The kernel sends its segment to the client again after a second.
         let (_accepted, from) = server.accept().unwrap();
         assert_eq!(from, silent.local_addr().unwrap());
         let value = [0_i32; 1];

@@ -1,10 +1,10 @@
-//! Units: sandboxed processes that do all work on content of others, so that root only conducts.
+//! Units: sandboxed processes that do all work on content of others; root only coordinates them.
 //!
 //! A unit does an operation of ours ([`Units::call`]), runs a program of others ([`Units::run`]), or waits and answers
 //! later ([`Units::wait_in_unit`]). On a machine with systemd it is a transient unit with its own control group;
-//! elsewhere a process that this program confines by itself ([`launcher`]). [`table`] says as whom each role runs and what
-//! it may reach. This module starts processes and copies this program to the file that they execute; it changes nothing
-//! else.
+//! elsewhere a process that this program confines by itself ([`launcher`]). [`table`] defines the user of each role and
+//! the resources that it may reach. This module starts processes and copies this program to the file that they execute;
+//! it changes nothing else.
 
 mod context;
 mod credentials;
@@ -53,19 +53,19 @@ use context::UnitContext;
 use inside::Work;
 use sessions::Sessions;
 
-/// How often a unit that only reads is started where others end it.
+/// How often a unit that only reads is started if others end it.
 const ATTEMPTS: usize = 3;
 
 /// Starts units for one installation.
 #[derive(Debug, Clone)]
 pub struct Units {
     context: UnitContext,
-    /// `None` if each request has a unit to itself.
+    /// `None` if each request has its own unit.
     sessions: Option<Sessions>,
 }
 
 impl Units {
-    /// Makes the door to units; nothing is started. `service` is the owner of `app/`.
+    /// Makes the value that starts units; nothing is started yet. `service` is the owner of `app/`.
     pub fn new(layout: &Layout, runner: &Runner, service: Owner) -> Self {
         let context = UnitContext { layout: layout.clone(), runner: runner.clone(), service };
         Self { context, sessions: None }
@@ -78,14 +78,16 @@ impl Units {
         self
     }
 
-    /// Starts the unit that answers requests of a role which writes nothing, in the background, where units are systemd's.
+    /// Starts the unit that answers requests of a role which writes nothing, in the background, if systemd runs the
+    /// units.
     pub fn start_beforehand(&self, role: Role) {
         if let Some(sessions) = self.sessions_of_systemd() {
             sessions.start_beforehand(&self.context, role);
         }
     }
 
-    /// Starts a unit that answers requests of a role which writes nothing, where units are systemd's and none lives.
+    /// Starts a unit that answers requests of a role which writes nothing, if systemd runs the units and no such unit
+    /// is alive.
     ///
     /// # Errors
     /// It cannot be started.
@@ -93,10 +95,10 @@ impl Units {
         self.sessions_of_systemd().map_or(Ok(()), |sessions| sessions.keep_ready(&self.context, role))
     }
 
-    /// Ends the units that wait for further requests, but those of the role `kept`.
+    /// Ends the units that wait for further requests, except those of the role `kept`.
     pub fn end_sessions(&self, kept: Option<Role>) {
         if let Some(sessions) = &self.sessions {
-            // A process would count as one that a hook left running: it has the mark of the run.
+            // A plain process would count as one that a hook left running: it has the mark of the run.
             sessions.end(kept.filter(|_| self.context.in_systemd()));
         }
     }
@@ -136,7 +138,7 @@ impl Units {
         Err(self.context.ended_by_others(job, operation, attempts))
     }
 
-    /// Returns `true` if processes of others may signal a unit that only reads, so that it is worth starting it again.
+    /// Returns `true` if processes of others can signal a unit that only reads. Then starting it again can help.
     fn may_be_ended_by_others(&self, job: &Job) -> Outcome<bool> {
         let own = rustix::process::geteuid().as_raw();
         Ok(job.role == Role::Inspect && self.context.user_of(job.role)?.uid != own)
@@ -161,8 +163,8 @@ impl Units {
         worker::ask(&runner, owner, operation, request, &job_limits(job, operation))
     }
 
-    /// Runs a program of others in a unit and returns what it left. The deadline of the job counts, and its narration
-    /// where it has one; what else the program says of itself counts too, but its owner.
+    /// Runs a program of others in a unit and returns its result. The deadline of the job counts, and its narration if
+    /// it has one. All other values of the program count too, except its owner.
     ///
     /// # Errors
     /// As [`Runner::run`].
@@ -177,7 +179,7 @@ impl Units {
         if self.context.in_systemd() {
             return self.finish(job, &name, work(program.clone()), b"", &limits);
         }
-        // What PrivateTmp is to a unit of systemd.
+        // The equivalent of PrivateTmp in a unit of systemd.
         let own_tmp = self.context.make_own_directory("tmp", self.context.user_of(job.role)?)?;
         let program = program.clone().env("TMPDIR", &own_tmp);
         let finished = self.finish(&job.clone().writes(&own_tmp), &name, work(program), b"", &limits);
@@ -186,8 +188,9 @@ impl Units {
         removed.map(|()| finished)
     }
 
-    /// Starts a unit that waits for requests of `operation`. It is asked `first` at once, whose response is dropped: it
-    /// shows that the unit works, and should hold nothing that others must not learn before the unit is needed.
+    /// Starts a unit that waits for requests of `operation`. It gets the request `first` immediately, whose response is
+    /// dropped: the response shows that the unit works. `first` should contain nothing that others must not learn
+    /// before the unit is needed.
     ///
     /// # Errors
     /// The unit cannot be started, or fails to answer `first`.
@@ -197,7 +200,7 @@ impl Units {
         Waiting::start(&self.context, job, operation, first)
     }
 
-    /// Returns who a unit of this role runs as.
+    /// Returns the user of a unit of this role.
     ///
     /// # Errors
     /// The user does not exist on this machine.
@@ -205,10 +208,10 @@ impl Units {
         self.context.user_of(role)
     }
 
-    /// Returns how far the table is put into force here.
+    /// Returns how far the table is in force here.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub fn enforcement(&self) -> Outcome<Enforcement> {
         let missing = if self.context.in_systemd() {
             systemd::missing(&Bus::connect()?)?
@@ -218,11 +221,11 @@ impl Units {
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
     }
 
-    /// Lets a unit work on a tree that its user cannot reach by its path; returns the job and the path at which the unit
-    /// sees the tree.
+    /// Prepares a job for a tree that the unit's user cannot reach by its path; returns the job and the path at which
+    /// the unit sees the tree.
     ///
     /// # Errors
-    /// The directory that the tree is shown at cannot be made.
+    /// The directory at which the unit sees the tree cannot be created.
     pub fn with_tree(&self, job: &Job, tree: &Path, access: Access) -> Outcome<(Job, PathBuf)> {
         if !self.can_bind() {
             let job = if access == Access::ReadWrite { job.clone().writes(tree) } else { job.clone() };
@@ -234,13 +237,13 @@ impl Units {
         Ok((job.clone().sees(bind), destination))
     }
 
-    /// Returns whether a unit can see something at another path ([`Job::binds`]).
+    /// Returns whether a unit can see directories at other paths ([`Job::binds`]).
     pub fn can_bind(&self) -> bool {
         self.context.in_systemd()
     }
 
-    /// Returns whether a unit that had the sockets of the service was killed together with its run: it may have left them with
-    /// their gate closed ([`crate::units::gate`]).
+    /// Returns whether a unit that had the sockets of the service was killed together with its run: it may have left
+    /// them with their gate closed ([`crate::units::gate`]).
     pub fn have_left_sockets(&self) -> bool {
         !socket_drop_in::left(&self.context.layout).is_empty()
     }

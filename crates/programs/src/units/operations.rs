@@ -1,4 +1,4 @@
-//! The operations of this crate, and how those of other crates are found. It touches nothing itself.
+//! The operations of this crate, and access to those of other crates. The module touches nothing itself.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,8 +9,8 @@ use refresh_events::event::{Event, Subscriber};
 use refresh_system::disk::Owner;
 use refresh_system::screen::print_to_stderr;
 
-/// Returns the JSON of the response to a request of an operation; `None` if there is no such operation. It is a parameter,
-/// because the rooms above this one have the operations.
+/// Returns the JSON of the response to a request of an operation; `None` if the operation does not exist. It is a
+/// parameter, because the crates above this one have the operations.
 pub(crate) type Operations = fn(&str, &[u8]) -> Option<Vec<u8>>;
 
 /// The operation that only shows that a unit works.
@@ -19,18 +19,18 @@ pub const READY: &str = "ready";
 /// The operation of a session: each request names the operation that it is for.
 pub(super) const ANY: &str = "any";
 
-/// Asks whether a unit works.
+/// The request whether a unit works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyRequest {}
 
-/// A unit works.
+/// The response that a unit works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// Who it runs as.
+    /// The user that it runs as.
     pub user: Owner,
 }
 
-/// Writes what happens inside a unit to standard error, a line each: the conductor makes events of it.
+/// Writes the events inside a unit to standard error, one line each: the conductor turns them into events.
 #[derive(Debug)]
 pub struct Progress;
 
@@ -55,8 +55,8 @@ pub(super) struct AnyRequest<'a> {
     pub(super) request: &'a RawValue,
 }
 
-/// Returns the JSON of the response to a request of `operation`, which is one of this crate or of `others`; `None` if there is
-/// no such operation.
+/// Returns the JSON of the response to a request of `operation`, which is one of this crate or of `others`; `None` if
+/// the operation does not exist.
 pub fn answer(operation: &str, request: &[u8], others: Operations) -> Option<Vec<u8>> {
     match operation {
         ANY => {

@@ -1,6 +1,6 @@
-//! The file that units execute: a copy of the running program in a directory of root's, which can be executed and not
-//! read. The kernel lets no process of the same user trace such a process or read its `/proc/PID/root`. It writes
-//! this one file.
+//! The file that units execute: a copy of the running program in a directory that root owns, which other users can
+//! execute but not read. The kernel lets no process of the same user trace such a process or read its `/proc/PID/root`.
+//! The module writes this one file.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,15 +12,15 @@ use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 
-/// Executed by all, read by root alone.
+/// Executable by all, readable only by root.
 const MODE: u32 = 0o711;
 
-/// Returns the copy of the running program `own`, made or made new where it is not the same.
+/// Returns the copy of the running program `own`; makes it if it is missing or differs.
 ///
 /// # Errors
 /// The copy cannot be written.
 pub(super) fn ensure(layout: &Layout, own: &Path) -> Outcome<PathBuf> {
-    // Several units start at once, each by a thread.
+    // Several threads can start units at the same time.
     static WRITER: Mutex<()> = Mutex::new(());
     let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     let copy = layout.state().join("program");
@@ -39,7 +39,7 @@ pub(super) fn ensure(layout: &Layout, own: &Path) -> Outcome<PathBuf> {
     Ok(copy)
 }
 
-/// Returns whether the file is ours, unreadable for others, and has the length and the time of what it was copied from.
+/// Returns whether the file is ours, unreadable for others, and has the length and the time of its original.
 fn is_copy(copy: &Path, length: u64, written: SystemTime) -> bool {
     fs::symlink_metadata(copy).is_ok_and(|found| {
         found.is_file()

@@ -1,8 +1,8 @@
-//! The unit of systemd that a run happens in. It reads the control groups of this process.
+//! The unit of systemd that contains a run. The module reads the control groups of this process.
 
 use refresh_settings::names::{RunId, UnitName};
 
-/// Returns the name of the unit that a run happens in.
+/// Returns the name of the unit that contains a run.
 pub fn unit_of(run: &RunId) -> String {
     format!("ladylinux-refresh-{run}.service")
 }

@@ -1,10 +1,10 @@
-//! Units that answer many requests, one after the other: a unit of systemd takes 20 to 100 ms to start, a request to one
-//! that has started takes none of them.
+//! Units that answer many requests, one after the other: a unit of systemd takes 20 to 100 ms to start, a request to a
+//! started unit does not.
 //!
-//! Only requests that need the same rights share a session, and only those that get no secret and see nothing at another
-//! path. A session ends when the installation is closed, when [`super::Units::end_sessions`] is called, or with its unit.
-//! Outside of systemd a unit is an ordinary process, which starts in a few milliseconds: there each request has its own, but
-//! for those of the health check, which come one after the other while the service is down.
+//! Only requests that need the same rights share a session, and only those without a secret and without directories at
+//! other paths. A session ends when the installation is closed, when [`super::Units::end_sessions`] is called, or with
+//! its unit. Outside of systemd a unit is an ordinary process, which starts in a few milliseconds: there each request
+//! has its own, except for those of the health check, which follow one another while the service is down.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::{Job, Role, Waiting};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 
-/// How long a unit lives at most, whatever it is asked.
+/// How long a unit lives at most, independent of its requests.
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// How many bytes a response may have.
@@ -25,8 +25,8 @@ const OUTPUT: usize = 256 << 20;
 /// How many bytes a response of the health check may have.
 const VERDICT: usize = 1 << 20;
 
-/// Returns the role of a session that can do a job: one that reads, and writes to scratch directories alone. Those belong to
-/// the user that they were made for; a session sees the directory that they are made in.
+/// Returns the role of a session that can do a job: one that reads, and writes only to scratch directories. Those
+/// belong to the user that they were made for; a session sees their parent directory.
 fn role_of(units: &UnitContext, job: &Job) -> Option<Role> {
     let scratch = units.layout.scratch();
     let is_plain = job.credentials.is_empty()
@@ -56,12 +56,13 @@ struct Shared {
 struct State {
     /// Those that no request uses at the moment.
     free: Vec<(Role, Waiting)>,
-    /// The roles of those that are being started beforehand.
+    /// The roles of those that are being started in advance.
     starting: Vec<Role>,
 }
 
 impl Sessions {
-    /// Asks a session with the rights of the job, started where none is free; `None` if the job cannot have one.
+    /// Sends a request to a session with the rights of the job; starts one if none is free; `None` if the job cannot
+    /// have one.
     ///
     /// # Errors
     /// The unit cannot be started, is ended again and again, or does not answer within the deadline of the job.
@@ -83,7 +84,7 @@ impl Sessions {
         }))
     }
 
-    /// Starts a session in the background; the next request waits for it. Where it cannot be started, that request reports
+    /// Starts a session in the background; the next request waits for it. If it cannot be started, that request reports
     /// it.
     pub(super) fn start_beforehand(&self, units: &UnitContext, role: Role) {
         self.state().starting.push(role);
@@ -99,7 +100,7 @@ impl Sessions {
         });
     }
 
-    /// Starts a session where none of this role lives that a request could use.
+    /// Starts a session if none of this role is alive that a request could use.
     ///
     /// # Errors
     /// It cannot be started.
@@ -112,7 +113,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Ends all that no request uses, but those of the role `kept`.
+    /// Ends all sessions that no request uses, except those of the role `kept`.
     pub(super) fn end(&self, kept: Option<Role>) {
         let ended = {
             let mut state = self.state();
@@ -149,14 +150,14 @@ impl Sessions {
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // A command that is done has no reason to wait for systemd.
+        // A command that is done need not wait for systemd.
         for (_, session) in state.free.drain(..) {
             session.leave();
         }
     }
 }
 
-/// Returns the line that asks a session for an operation.
+/// Returns the line that requests an operation from a session.
 fn line_of(operation: &str, request: Vec<u8>) -> Outcome<Vec<u8>> {
     let context = || format!("the request of {operation} cannot be written");
     let request = RawValue::from_string(String::from_utf8(request).context(context)?).context(context)?;
@@ -169,7 +170,7 @@ fn start(units: &UnitContext, role: Role) -> Outcome<Waiting> {
         job.output = VERDICT;
     } else {
         let scratch = units.layout.scratch();
-        // What is missing when the unit starts cannot be written to later.
+        // The unit cannot write to a directory that is missing when it starts.
         disk::make_directory(&scratch, 0o755)?;
         job = job.writes(scratch);
         job.output = OUTPUT;
@@ -178,6 +179,6 @@ fn start(units: &UnitContext, role: Role) -> Outcome<Waiting> {
         RawValue::from_string("{}".to_owned()).context(|| "a request cannot be written".to_owned())?;
     let first = AnyRequest { operation: operations::READY.to_owned(), request: &ready };
     let first = serde_json::to_vec(&first).context(|| "a request cannot be written".to_owned())?;
-    // It has no sessions itself: one that shared them would keep itself alive.
+    // The unit's context has no sessions itself: one that shared them would keep itself alive.
     Waiting::start(units, &job, operations::ANY, first)
 }

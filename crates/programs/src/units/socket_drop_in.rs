@@ -1,5 +1,5 @@
-//! The drop-in by which a unit has the sockets of socket units. systemd takes `Sockets=` from files alone, not over the bus
-//! (systemd.service(5)). It writes this one file below `/run` and removes it again.
+//! The drop-in that gives a unit the sockets of socket units. systemd accepts `Sockets=` only from files, not over the
+//! bus (systemd.service(5)). The module writes this one file below `/run` and removes it again.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,8 +13,8 @@ use refresh_system::{checkpoint, disk};
 /// How the names of units with sockets begin ([`super::systemd`] names them after their role).
 const PREFIX: &str = "ladylinux-refresh-hold-";
 
-/// The directory of the drop-in of one unit. Dropping it removes it: systemd needs it when it reads the unit, that is when
-/// the unit starts, and whenever all units are read again while it runs.
+/// The directory of the drop-in of one unit. Dropping it removes it: systemd needs it when it reads the unit, that is
+/// at the unit's start, and at every reload of all units while it runs.
 #[derive(Debug)]
 pub(super) struct SocketDropIn(PathBuf);
 
@@ -22,7 +22,7 @@ impl SocketDropIn {
     /// Writes the drop-in of `unit`.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The drop-in cannot be written.
     pub(super) fn write(layout: &Layout, unit: &str, sockets: &HeldSockets) -> Outcome<Self> {
         sweep(layout);
         let directory = layout.volatile_units().join(format!("{unit}.d"));
@@ -37,14 +37,14 @@ impl SocketDropIn {
     }
 }
 
-/// Removes what a killed run has left: there is one run at a time, and a run has one such unit.
+/// Removes the drop-ins of killed runs: only one run exists at a time, and a run has one such unit.
 fn sweep(layout: &Layout) {
     for directory in left(layout) {
         let _ = disk::remove_tree(&directory);
     }
 }
 
-/// Returns the directories of such drop-ins. Where there is no run, a killed one has left them.
+/// Returns the directories of such drop-ins. If no run is in progress, a killed one has left them.
 pub(super) fn left(layout: &Layout) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(layout.volatile_units()) else { return Vec::new() };
     let is_one = |path: &PathBuf| {
@@ -56,7 +56,7 @@ pub(super) fn left(layout: &Layout) -> Vec<PathBuf> {
 
 impl Drop for SocketDropIn {
     fn drop(&mut self) {
-        // What cannot be removed names a unit that no other run has, and is gone with the next boot.
+        // A drop-in that cannot be removed names a unit that no other run has, and disappears with the next boot.
         let _ = disk::remove_tree(&self.0);
     }
 }

@@ -15,7 +15,7 @@ use refresh_system::checkpoint;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
 
-/// Starts a unit. It reads its setup and `request`, or its setup and what is written later.
+/// Starts a unit. It reads its setup and `request`, or its setup and later requests.
 pub(super) fn start(
     context: &UnitContext,
     job: &Job,
@@ -45,7 +45,7 @@ pub(super) fn start(
     };
     if let Some(stdin) = &mut running.started.stdin {
         match std::io::Write::write_all(stdin, &input) {
-            // Its end has been reached before: the caller that watches it finds out how.
+            // The process has already ended: the caller that watches it finds out how.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
             written => written.context(context_of)?,
         }

@@ -1,4 +1,4 @@
-//! Units as transient services of systemd, with all properties of the table that its version knows.
+//! Units as transient services of systemd, with all properties of the table that its version supports.
 
 use super::Job;
 use super::context::{UnitContext, unique};
@@ -19,10 +19,11 @@ use refresh_system::error::{Context as _, Outcome};
 /// The version of systemd that introduced `LoadCredential`.
 const CREDENTIALS_SINCE: u32 = 247;
 
-/// The number of that capability (capabilities(7)).
+/// The number of the capability (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
 
-/// Returns whether systemd has a capability to pass on: in a container it may not, and would refuse the start.
+/// Returns whether systemd has a capability that it can pass on: in a container it may not have it, and would refuse
+/// the start.
 fn manager_has(capability: u32) -> bool {
     let status = std::fs::read_to_string("/proc/1/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
@@ -46,7 +47,7 @@ pub(super) fn start(
     let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    // What carries the mark is ended after each hook; a unit with sockets outlives them.
+    // Processes with the mark are ended after each hook; a unit with sockets outlives the hooks.
     let mark = units.runner.run_id().filter(|_| job.sockets.is_none());
     variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
     let mut credentials = Vec::new();
@@ -83,7 +84,7 @@ pub(super) fn start(
     Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
 }
 
-/// Returns the unit of the run that this process conducts: what it starts ends with it.
+/// Returns the unit of the run of this process: units that it starts end with it.
 fn own_unit(units: &UnitContext) -> Option<String> {
     let name = UnitName::parse(&unit_of(units.runner.run_id()?)).ok()?;
     is_inside(&name).then(|| name.to_string())
@@ -96,7 +97,7 @@ fn total_memory() -> u64 {
     total.saturating_mul(unit)
 }
 
-/// Returns what this systemd does not put into force, a sentence each.
+/// Returns the restrictions that this systemd does not put into force, a sentence each.
 pub(super) fn missing(bus: &Bus) -> Outcome<Vec<String>> {
     let version = bus.version()?;
     let mut all: Vec<String> =

@@ -1,35 +1,36 @@
-//! The table of units: as whom each role runs, what it may reach, and what it may use up. One file, so that the whole
-//! confinement can be read at once. It touches nothing; [`super::systemd`] and [`super::launcher`] put it into force.
+//! The table of units: the user of each role, the resources that it may reach, and its limits. It is one file: the
+//! entire confinement can be read in one place. The module touches nothing; [`super::systemd`] and [`super::launcher`]
+//! put the table into force.
 //!
-//! Each property names the version of systemd that introduced it: a property that systemd does not know refuses the
-//! whole start, so it is left out there and counted as missing (systemd.exec(5), org.freedesktop.systemd1(5)).
+//! Each property names the version of systemd that introduced it: systemd refuses the start of a unit with an unknown
+//! property, so such a property is left out and counted as missing (systemd.exec(5), org.freedesktop.systemd1(5)).
 
 use std::time::Duration;
 
 use crate::systemd::property::{Property, Value};
 
-/// What a unit is for.
+/// The purpose of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Asks the remote and fetches from it; the only role with credentials of the remote.
+    /// Queries the remote and fetches from it; the only role with credentials of the remote.
     Fetch,
-    /// Reads what a commit brings, prepares the tree, builds the environment.
+    /// Reads the content of a commit, prepares the tree, builds the environment.
     Build,
     /// Runs programs of the application before the stop.
     Rehearse,
     /// Runs programs of the application after the stop.
     Hooks,
-    /// Works in the work tree while the service is stopped.
+    /// Works in the working tree while the service is stopped.
     Align,
-    /// Reads what belongs to the service user.
+    /// Reads files of the service user.
     Inspect,
-    /// Has the sockets of the service while that is stopped. It takes no connection from them.
+    /// Has the sockets of the service while the service is stopped. It accepts no connection from them.
     Hold,
-    /// Asks the service for the health check.
+    /// Sends the requests of the health check to the service.
     Probe,
 }
 
-/// Which user a role runs as.
+/// The user that a role runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum User {
     /// `ladylinux-refresh`, which owns the mirror and the environments.
@@ -53,7 +54,7 @@ impl Role {
         Self::Probe,
     ];
 
-    /// Returns the role's word in names of units.
+    /// Returns the role's name in names of units.
     pub fn word(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
@@ -81,12 +82,12 @@ impl Role {
         matches!(self, Self::Fetch | Self::Build | Self::Probe)
     }
 
-    /// Returns whether it works while the service still runs, and so must not take anything from it.
+    /// Returns whether it works while the service still runs, and so must not take resources from it.
     pub(crate) fn gives_way(self) -> bool {
         matches!(self, Self::Fetch | Self::Build | Self::Rehearse)
     }
 
-    /// Returns whether it starts programs of the application, which may use whatever programs use.
+    /// Returns whether it starts programs of the application, which may use any system call that programs use.
     fn runs_foreign_programs(self) -> bool {
         matches!(self, Self::Build | Self::Rehearse | Self::Hooks)
     }
@@ -97,7 +98,7 @@ impl Role {
             Self::Fetch | Self::Align | Self::Inspect => 512,
             Self::Build | Self::Rehearse => 2048,
             Self::Hooks => 4096,
-            // One that waits, one that ends with the conductor, and one that keeps watch.
+            // One thread that waits, one that ends with the conductor, and one that keeps watch.
             Self::Hold => 4,
             Self::Probe => 64,
         }
@@ -114,12 +115,13 @@ impl Role {
         (total / 100 * share).max(1 << 30)
     }
 
-    /// Returns how long it may live at most where its job may take `deadline`: systemd ends it even if nothing else does.
+    /// Returns how long it may live at most if its job may take `deadline`: systemd ends it even if nothing else does.
     pub(crate) fn lifetime(deadline: Duration) -> Duration {
         deadline + Duration::from_secs(60)
     }
 
-    /// Returns the properties of its unit that follow from the role, and from whether it is brief ([`super::Job::brief`]).
+    /// Returns the properties of its unit that follow from the role, and from whether it is brief
+    /// ([`super::Job::brief`]).
     pub(crate) fn properties_of(self, brief: bool) -> Vec<Property> {
         let mut all = self.properties();
         if brief {
@@ -143,11 +145,11 @@ impl Role {
             add("PrivateNetwork", 33, Value::Flag(true));
             add("RestrictAddressFamilies", 211, Value::Only(&["AF_UNIX"]));
         }
-        // Interpreters and repositories may lie below /home. Their own modes say who reads them.
+        // Interpreters and repositories may be below /home. Their own modes decide which users can read them.
         let home = if matches!(self, Self::Align | Self::Hold | Self::Probe) { "yes" } else { "read-only" };
         add("ProtectHome", 214, Value::Text(home));
         if !self.runs_foreign_programs() {
-            // Libraries ask /proc how many processors and how much memory there is; git does not.
+            // Libraries read the number of processors and the size of the memory from /proc; git does not.
             add("ProcSubset", 247, Value::Text("pid"));
         }
         if matches!(self, Self::Rehearse | Self::Hooks | Self::Inspect | Self::Hold | Self::Probe) {
@@ -155,7 +157,8 @@ impl Role {
             add("RestrictSUIDSGID", 242, Value::Flag(true));
         }
         if self == Self::Hold {
-            // The sockets are of the machine's network: by ioctl(2) on them the capability would reach that.
+            // The sockets belong to the machine's network: with ioctl(2) on them the capability would reach that
+            // network.
             add("SystemCallFilter", 187, Value::Except(&["ioctl"]));
         }
         if self.user() != User::Service {
@@ -174,18 +177,18 @@ impl Role {
     }
 }
 
-/// What attaching a filter to a socket takes, where the kernel does not leave that to every process. Without a call that opens
-/// a socket of a network, and without ioctl(2), it is good for nothing but options of the sockets that the unit has.
+/// The capability to attach a filter to a socket, on kernels that do not allow that for every process. Without calls
+/// that open network sockets, and without ioctl(2), it only serves to set options of the sockets that the unit has.
 const FILTERS: [(u32, &str); 1] = [(12, "CAP_NET_ADMIN")];
 
-/// The properties by which a unit gives way.
+/// The properties that make a unit give way.
 const GIVING_WAY: [&str; 3] = ["CPUSchedulingPolicy", "IOSchedulingClass", "Nice"];
 /// `SCHED_IDLE` of sched(7).
 const SCHED_IDLE: i32 = 5;
 /// `IOPRIO_CLASS_IDLE` of `ioprio_set(2)`.
 const IOPRIO_CLASS_IDLE: i32 = 3;
 
-/// What every unit has.
+/// Returns the properties that every unit has.
 fn always() -> Vec<Property> {
     let property = |name, since, value| Property { name, since, value };
     vec![
@@ -220,7 +223,7 @@ fn always() -> Vec<Property> {
     ]
 }
 
-/// `EPERM` of errno(3): what a refused system call returns.
+/// `EPERM` of errno(3): the error of a refused system call.
 const EPERM: i32 = 1;
 
 #[cfg(test)]

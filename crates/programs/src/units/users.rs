@@ -1,4 +1,5 @@
-//! The users that units run as, and the file by which systemd makes them (sysusers.d(5)). It reads `/etc/passwd`.
+//! The users that units run as, and the file from which systemd creates them (sysusers.d(5)). The module reads
+//! `/etc/passwd`.
 
 use super::table::User;
 use refresh_settings::layout::Layout;
@@ -6,7 +7,7 @@ use refresh_settings::users::{BUILDER, STAGING};
 use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
 
-/// Returns the text of `/usr/lib/sysusers.d/ladylinux-refresh.conf`, which makes both users with a group each.
+/// Returns the text of `/usr/lib/sysusers.d/ladylinux-refresh.conf`, which creates both users, each with a group.
 pub fn sysusers() -> String {
     format!(
         "# Written by ladylinux-refresh init.\n\
@@ -15,8 +16,8 @@ pub fn sysusers() -> String {
     )
 }
 
-/// Returns who a unit of `user` runs as. `service` is the owner of `app/`. Below `--root` the tool's own work belongs to
-/// the caller.
+/// Returns the user and group of a unit of `user`. `service` is the owner of `app/`. With `--root` the tool's own work
+/// belongs to the caller.
 ///
 /// # Errors
 /// The user does not exist on this machine.

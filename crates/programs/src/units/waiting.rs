@@ -1,9 +1,9 @@
-//! A unit that was started beforehand and answers later, several times. Starting a sandbox takes 60 to 140 ms; a request
-//! to one that waits takes none of them.
+//! A unit that was started in advance and answers later, several times. Starting a sandbox takes 60 to 140 ms; a
+//! request to a waiting one does not.
 //!
-//! Until the stop the service runs with the same user, and may end or halt such a process, again and again. So a unit that
-//! others end before its first answer is no failure: it is started when it is asked. A request resumes the unit, and where
-//! it is gone a fresh one is started and asked again.
+//! Until the stop the service runs with the same user, and can end or halt such a process repeatedly. So it is not a
+//! failure if others end a unit before its first answer: the next request starts one. A request resumes the unit, and
+//! if it has ended, a fresh one is started and gets the request again.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -25,9 +25,9 @@ use crate::process::{Ended, Keep};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
-/// How often a unit is started for one request, or beforehand.
+/// How often a unit is started for one request, or in advance.
 const STARTS: usize = 3;
-/// How long all starts beforehand may take until the first answer.
+/// How long all starts in advance may take until the first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// How often a silent unit is resumed, which others may have halted.
 const RESUME_EVERY: Duration = Duration::from_millis(500);
@@ -38,13 +38,13 @@ pub struct Waiting {
     units: UnitContext,
     job: Job,
     operation: String,
-    /// The request that a fresh unit is asked first.
+    /// The first request to a fresh unit.
     first: Vec<u8>,
     process: Option<Process>,
     fresh_started: usize,
 }
 
-/// What came of a request.
+/// The result of a request.
 enum Exchange {
     Answered(Vec<u8>),
     /// The process ended before it had answered.
@@ -61,7 +61,7 @@ struct Process {
 }
 
 impl Waiting {
-    /// Starts the unit and waits until it has answered `first`, whose response is dropped. Where others end each unit
+    /// Starts the unit and waits until it has answered `first`, whose response is dropped. If others end each unit
     /// before that, the next request starts one, and a warning names them.
     pub(super) fn start(units: &UnitContext, job: &Job, operation: &str, first: Vec<u8>) -> Outcome<Self> {
         let mut waiting = Self {
@@ -86,8 +86,8 @@ impl Waiting {
         Ok(waiting)
     }
 
-    /// Asks the unit and returns its response. The operation may be done twice: the unit may be ended by others while it
-    /// works, and a fresh one does it again.
+    /// Sends a request to the unit and returns its response. The operation may be done twice: others can end the unit
+    /// while it works, and a fresh one does the work again.
     ///
     /// # Errors
     /// The operation's own failure; the deadline of the job has passed; or no unit lives long enough to answer.
@@ -95,7 +95,7 @@ impl Waiting {
         self.ask_within(self.job.deadline, request)
     }
 
-    /// Asks the unit as [`Self::ask`] does, and waits for `limit` at most.
+    /// Sends a request as [`Self::ask`] does, and waits for `limit` at most.
     ///
     /// # Errors
     /// As [`Self::ask`].
@@ -114,7 +114,7 @@ impl Waiting {
     /// Sends a line for `operation` and returns the line that answers it, at most `deadline` later.
     ///
     /// # Errors
-    /// As [`Self::ask`], but for the operation's own failure, which is an answer.
+    /// As [`Self::ask`], except the operation's own failure, which is an answer.
     pub(super) fn ask_line(&mut self, operation: &str, line: &[u8], deadline: Duration) -> Outcome<Vec<u8>> {
         let end = clock::monotonic() + deadline;
         for _ in 0..=STARTS {
@@ -137,38 +137,38 @@ impl Waiting {
         Err(self.units.ended_by_others(&self.job, operation, self.fresh_started))
     }
 
-    /// Returns whether the unit lives.
+    /// Returns whether the unit is alive.
     pub fn is_alive(&self) -> bool {
         let Some(process) = &self.process else { return false };
         let mut watched = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];
         matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Returns the name of the unit, where it lives and is systemd's.
+    /// Returns the name of the unit, if it is alive and systemd runs it.
     pub fn unit(&self) -> Option<&str> {
         self.process.as_ref()?.running.unit.as_deref()
     }
 
-    /// Returns how many fresh units had to be started in the place of ones that others ended.
+    /// Returns how many fresh units had to be started in place of units that others ended.
     pub fn fresh_started(&self) -> usize {
         self.fresh_started
     }
 
-    /// Ends the unit and returns when it is gone.
+    /// Ends the unit and returns after its end.
     pub fn end(mut self) {
         self.finish();
     }
 
-    /// Ends the unit of systemd without waiting until it is gone.
+    /// Ends the unit of systemd without waiting for its end.
     pub(super) fn leave(mut self) {
         self.process = None;
     }
 
-    /// Starts a unit and waits, at most until `end`, for its first answer; returns `true` if it came. Where it did not, others
-    /// have ended or halted the unit, and none is left.
+    /// Starts a unit and waits, at most until `end`, for its first answer; returns `true` if it came. If it did not,
+    /// others have ended or halted the unit, and no unit is left.
     ///
     /// # Errors
-    /// The unit cannot be started, ends by itself, or fails to answer.
+    /// The unit cannot be started, ends without a signal, or fails to answer.
     fn begin(&mut self, end: Instant) -> Outcome<bool> {
         self.finish();
         let work = Work::AnswerEach(self.operation.clone());
@@ -186,12 +186,12 @@ impl Waiting {
         }
     }
 
-    /// Sends a line and returns the line that comes back.
+    /// Sends a line and returns the answering line.
     fn exchange(&mut self, request: &[u8], end: Instant) -> Outcome<Exchange> {
         let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
         let mut pending = request.to_vec();
         pending.push(b'\n');
-        // A silent unit is resumed later. The one for the stop is not waited for.
+        // A silent unit is resumed later. The unit for the stop must not wait for that.
         if self.job.role == Role::Align {
             process.running.started.subject.resume();
         }
@@ -219,7 +219,7 @@ impl Waiting {
     /// Collects a unit that ended before its answer.
     ///
     /// # Errors
-    /// Nothing but itself ended it: it would end again.
+    /// It ended without a signal: it would end again.
     fn was_ended_by_others(&mut self) -> Outcome<()> {
         let Some(Process { mut running, err, .. }) = self.process.take() else { return Ok(()) };
         if let Ended::Signalled(_) = running.started.subject.collect()? {
@@ -238,7 +238,7 @@ impl Waiting {
         }
     }
 
-    /// Closes the input, which ends the process, and gives it a moment before it is killed.
+    /// Closes the input, which ends the process, and waits for a moment before it kills the process.
     fn finish(&mut self) {
         if let Some(mut process) = self.process.take() {
             drop(process.running.started.stdin.take());
@@ -275,7 +275,7 @@ impl Process {
             return Ok(false);
         }
         if input && let Some(stdin) = &mut started.stdin {
-            // A page is what a pipe that is ready takes without blocking.
+            // A pipe that is ready accepts a page without blocking.
             match stdin.write(&pending[..pending.len().min(4096)]) {
                 Ok(count) => drop(pending.drain(..count)),
                 Err(_) => return Ok(false),

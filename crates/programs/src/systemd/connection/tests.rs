@@ -8,7 +8,7 @@ const SYSTEMD: &[u8] = b"\0\0\0\x04:1.0\0";
 const OTHER: &[u8] = b"\0\0\0\x04:1.9\0";
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
 
-/// A bus at the other end of a socket: it answers each call with what `answer` makes of its member and number.
+/// A bus at the other end of a socket: it answers each call with the result of `answer` for its member and number.
 fn with_bus(answer: impl Fn(&str, u32) -> Vec<u8> + Send + 'static) -> Connection {
     let (near, mut far) = UnixStream::pair().unwrap();
     std::thread::spawn(move || {
