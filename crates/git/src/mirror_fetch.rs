@@ -186,7 +186,7 @@ impl Mirror {
                     let url = self.url()?;
                     let refspec = format!("+refs/heads/{branch}:refs/heads/{branch}");
                     remote::with_access_to_remote(&self.git, program, &self.remote, url)?
-                        // git verifies what the remote sends.
+                        // git verifies the objects that the remote sends.
                         .args(["-c", "fetch.fsckObjects=true"])
                         .args(lenient("fetch.fsck", "ignore"))
                         .arg("fetch")

@@ -280,7 +280,7 @@ pub enum IgnoredFiles {
     Stash,
 }
 
-/// How closely models are looked at.
+/// How thoroughly models are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelCheck {

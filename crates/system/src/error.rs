@@ -14,7 +14,7 @@ use crate::hint::Hint;
 /// The result of anything that can fail in a way that must be reported.
 pub type Outcome<T> = Result<T, Failure>;
 
-/// A failure: what happened, why, and what to try.
+/// A failure: a sentence, its cause, and hints.
 #[derive(Debug)]
 pub struct Failure {
     summary: String,
@@ -50,7 +50,7 @@ impl Failure {
         Self { kind: Kind::Written, ..Self::new(format!("{before}{}", lines.join("\n"))) }
     }
 
-    /// Makes the failure of work that was given up because signal number `signal` arrived.
+    /// Makes the failure of work that was stopped because signal number `signal` arrived.
     pub fn interrupted(signal: i32) -> Self {
         let name = match signal {
             2 => "SIGINT",
@@ -246,7 +246,7 @@ pub trait Context<T> {
     /// Turns the error into a [`Failure`] whose cause it is.
     ///
     /// # Errors
-    /// The same error, with what was attempted.
+    /// The same error, with the attempted action.
     fn context(self, summary: impl FnOnce() -> String) -> Outcome<T>;
 }
 

@@ -72,7 +72,7 @@ pub fn harmless_line(text: &str) -> String {
 }
 
 /// Returns whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or
-/// one that changes the direction of what follows. Source: Unicode Standard Annex #9, 2.
+/// one that changes the direction of the following text. Source: Unicode Standard Annex #9, 2.
 pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

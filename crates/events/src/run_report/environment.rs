@@ -27,7 +27,7 @@ pub struct Environment {
     /// The lock that it was built from; `None` if that is not known.
     #[serde(default)]
     pub lock: Option<LockSummary>,
-    /// The digest of what is installed, the same on every machine; `None` if it is not known.
+    /// The digest of the installed files, the same on every machine; `None` if it is not known.
     #[serde(default)]
     pub digest: Option<String>,
     /// Files that several packages contain, and the package whose file is used.

@@ -28,7 +28,7 @@ pub enum Entry {
         /// The unit of the service, to stop it when the settings that name it cannot be read.
         #[serde(default = "UnitName::usual")]
         unit: UnitName,
-        /// The place of the run among all runs, from 1, whatever the clock says; 0 for a run of an earlier version.
+        /// The place of the run among all runs, from 1, independent of the clock; 0 for a run of an earlier version.
         #[serde(default)]
         sequence: u64,
     },
@@ -56,7 +56,7 @@ pub enum Entry {
     Failed {
         /// Which part.
         phase: Phase,
-        /// What happened, outermost first.
+        /// The causes, the outermost first.
         error: Vec<String>,
     },
     /// The run is over; nothing of it needs recovery.

@@ -27,7 +27,7 @@ pub const STAGED_TREE: &str = "staged-tree";
 /// How long killed processes may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the recovery found.
+/// The findings of the recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// The runs that had been interrupted.

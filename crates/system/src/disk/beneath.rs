@@ -352,7 +352,8 @@ impl Directory {
     }
 
     /// Returns `true` if `name` is a directory of another user that we cannot write to. Then its parent cannot be
-    /// changed. A read-only view of it is no obstacle: the kernel examines the permissions first. Source: access(2).
+    /// changed. A read-only view of it is not an obstacle: the kernel examines the permissions first. Source:
+    /// access(2).
     fn is_closed_to_us(&self, name: &OsStr, uid: u32) -> bool {
         let own = rustix::process::geteuid();
         !own.is_root()

@@ -144,7 +144,7 @@ fn open_entry(
     }
 }
 
-/// Reads a file of the tool's own state; `None` if there is none.
+/// Reads a file of the tool's own state; `None` if it does not exist.
 ///
 /// # Errors
 /// As [`open_own`], or the file cannot be read.
@@ -173,7 +173,7 @@ pub fn read_if_roots(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     super::read_at_most(Path::new(&name), limit).context(context)
 }
 
-/// Reads a JSON file of the tool's own state; `None` if there is none.
+/// Reads a JSON file of the tool's own state; `None` if it does not exist.
 ///
 /// # Errors
 /// As [`read_own`], or the file does not hold a `T`.

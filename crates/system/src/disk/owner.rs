@@ -18,7 +18,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Returns the owner of a file or directory (of a link itself, not of what it points to).
+    /// Returns the owner of a file or directory (of a link itself, not of its target).
     ///
     /// # Errors
     /// `path` does not exist, or cannot be examined.

@@ -30,7 +30,7 @@ pub fn open_with(path: &Path, flags: OFlags) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
-/// Reads the JSON file at `path`; `None` if there is no such file.
+/// Reads the JSON file at `path`; `None` if the file does not exist.
 ///
 /// # Errors
 /// The file cannot be read or does not hold a `T`.
@@ -43,7 +43,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     }
 }
 
-/// Reads the file at `path`; `None` if there is no such file. Anything but a regular file (a pipe without a writer, a
+/// Reads the file at `path`; `None` if the file does not exist. Anything but a regular file (a pipe without a writer, a
 /// device that never ends) is refused without waiting.
 ///
 /// # Errors
@@ -69,7 +69,7 @@ pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
 /// How many bytes [`read_last_line`] reads first.
 const BLOCK: u64 = 64 << 10;
 
-/// Returns the last line that is not empty, without its end; `None` if there is no such file or line. The content
+/// Returns the last line that is not empty, without its end; `None` if the file or the line does not exist. The content
 /// before it is not read.
 ///
 /// # Errors
@@ -100,7 +100,7 @@ pub fn read_last_line(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     }
 }
 
-/// Opens a regular file, or `/dev/null`; `None` if there is no such file.
+/// Opens a regular file, or `/dev/null`; `None` if the file does not exist.
 fn open_regular(path: &Path) -> Outcome<Option<File>> {
     let context = || cannot_read(path);
     let file = match open_with(path, OFlags::NONBLOCK | OFlags::NOCTTY) {

@@ -22,7 +22,7 @@ pub fn remove_file_if_there(path: &Path) -> Outcome<()> {
     }
 }
 
-/// Removes a file durably: after a power cut it is still gone.
+/// Removes a file durably: it stays removed after a power cut.
 ///
 /// # Errors
 /// The kernel refuses, or the sync fails.
@@ -31,7 +31,7 @@ pub fn remove_file_durably(path: &Path) -> Outcome<()> {
     sync_parent(path)
 }
 
-/// Removes an empty directory; returns whether it was empty (and is gone).
+/// Removes an empty directory; returns whether it was empty (and was removed).
 ///
 /// # Errors
 /// The kernel refuses for a reason other than that the directory is not empty.

@@ -59,7 +59,7 @@ fn exchange_in_steps(one: &Path, other: &Path) -> std::io::Result<()> {
     fs::rename(&aside, one)
 }
 
-/// Returns `true` for the errors of a file system that knows none of the flags of `renameat2`. Source: renameat2(2).
+/// Returns `true` for the errors of a file system that does not support the flags of `renameat2`. Source: renameat2(2).
 fn lacks_flags(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }

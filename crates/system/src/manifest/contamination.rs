@@ -30,7 +30,7 @@ pub struct Finding {
     pub path: PathBuf,
     /// How it changed.
     pub change: Change,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
 }
 

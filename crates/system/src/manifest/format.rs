@@ -22,7 +22,7 @@ struct Head {
 }
 
 impl Manifest {
-    /// Reads the manifest at `path`; `None` if there is no such file.
+    /// Reads the manifest at `path`; `None` if the file does not exist.
     ///
     /// # Errors
     /// The file cannot be read, or is not a manifest.

@@ -121,7 +121,7 @@ impl Scan {
     }
 }
 
-/// Where the digest of a file comes from.
+/// The source of the digest of a file.
 enum ToRead {
     Nothing,
     Content,
