@@ -10,7 +10,7 @@
 //!
 //! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (3),
 //! `LADYLINUX_REFRESH_BENCH_CHART` names a file for the chart (SVG).
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads its number of rounds")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 

@@ -9,11 +9,8 @@
 //!
 //! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program. The package index is the real one.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "lays out files, starts programs and looks at the clock itself"
-)]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
+#![allow(clippy::disallowed_methods, reason = "lays out files, starts programs and reads the clock itself")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
 #[path = "../tests/support/host.rs"]

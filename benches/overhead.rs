@@ -7,7 +7,7 @@
 //! them.
 //!
 //! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (5).
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads its number of rounds")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 

@@ -8,7 +8,7 @@
 //! `LADYLINUX_REFRESH_LONG=1` adds a tree of 100,000 files. `docs/performance.md` contains figures and explains them.
 //!
 //! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (1).
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts programs and reads the clock itself")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 

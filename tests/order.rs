@@ -1,7 +1,7 @@
 //! The order of the six steps is a type (RW-5.0): programs that skip, repeat or reorder a step, or that construct a
 //! later state directly, do not compile. Each is a file in `tests/order/`, which names the compiler's error code at the
 //! end of each line that has one; the program in the right order has none.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "starts the compiler itself")]
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
 //! A bar chart as an SVG, for the documents: groups of bars around the value 1. It writes no file.
-#![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a benchmark is private, although its items are `pub`")]
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! A client that sends requests to a service all the time, and measures the time without an answer.
-#![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
-#![allow(clippy::disallowed_methods, reason = "looks at the clock itself")]
+#![expect(unreachable_pub, reason = "a module of a benchmark is private, although its items are `pub`")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
+#![allow(clippy::disallowed_methods, reason = "reads the clock itself")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

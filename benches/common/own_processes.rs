@@ -4,8 +4,8 @@
 //!
 //! Until its execve(2), the process of a unit belongs to systemd: it sets the sandbox up, which takes some 30 ms of a
 //! processor. Its usage before it executes the program does not count.
-#![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(unreachable_pub, reason = "a module of a benchmark is private, although its items are `pub`")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads /proc and starts a thread itself")]
 
 use std::collections::{BTreeMap, BTreeSet};

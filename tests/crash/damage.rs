@@ -1,8 +1,8 @@
 //! The effects of crashes, people and full disks: torn files, damaged stores, killed supervisors, failing system calls.
 //! A run either refuses before anything is stopped or halts fenced, loses nothing, and the next one converges.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and damage files")]
-#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a test that is left out is ran")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a skipped test is reported")]
 #![allow(clippy::type_complexity, reason = "a table of damages reads best in its place")]
 
 use crate::crash;

@@ -5,7 +5,7 @@
 //! The times of the parts of a build come from undisturbed builds, so that the kills are spread over all of them. A
 //! kill ends the run with all processes that it started, or the run alone (its processes continue), or one of these
 //! processes (the run continues and notices that). `LADYLINUX_REFRESH_LONG=1` kills hundreds.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 
 use crate::crash;
@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use crash::{Environment, Reach, Rig};
 use dice::{Dice, long, print_line};
 
-/// The parts of a build. Each begins after a point of `crates/system/src/checkpoint.rs`, the first one when the first program is started.
+/// The parts of a build. Each begins after a point of `crates/system/src/checkpoint.rs`, the first one when the first
+/// program is started.
 const PARTS: [(&str, &str); 5] = [
     ("resolving", ""),
     ("making", "python:locked"),

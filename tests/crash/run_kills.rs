@@ -5,7 +5,7 @@
 //! The points are those of `crates/system/src/checkpoint.rs`. All points at records of the journal are tried. Of the
 //! other points, of those at which another program runs, and of the other ways to run, a part is tried that is the same
 //! at each call. `LADYLINUX_REFRESH_LONG=1` tries all of them, in every way to kill; that takes long.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the count of kill points is printed")]
 

@@ -3,7 +3,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "tests lay out files; none goes on without them"
+    reason = "tests lay out files; none continues without them"
 )]
 
 use crate::host;

@@ -1,6 +1,6 @@
 //! The command line and its description in the documents: commands, options, keys, defaults and exit codes are compared
 //! with the program.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host;
 

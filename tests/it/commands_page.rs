@@ -1,5 +1,5 @@
-//! `docs/commands.md` is generated from the command line. `LADYLINUX_REFRESH_UPDATE=1 cargo test --test it commands_page` writes
-//! it, and without the variable the test compares it.
+//! `docs/commands.md` is generated from the command line. `LADYLINUX_REFRESH_UPDATE=1 cargo test --test it
+//! commands_page` writes it, and without the variable the test compares it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read and write the documents")]
 
 use std::fmt::Write as _;

@@ -1,5 +1,6 @@
-//! `config show` and `config check`, and the schema of `refresh.toml`: keys, defaults and examples are those of the program.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+//! `config show` and `config check`, and the schema of `refresh.toml`: keys, defaults and examples are those of the
+//! program.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host::{Host, Ran, ran};
 use crate::schema;

@@ -1,6 +1,6 @@
 //! Compares `docs/conformance.md` with the tests: every clause of the specification is in the document and has a test,
 //! everything that the document names exists, and no test claims an unknown clause.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,6 +1,6 @@
 //! The doctor below a root: a healthy installation has no problems, each fault is found by its check, and the command
 //! that a finding names repairs it.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::dice::print_line;
 use crate::host;

@@ -1,7 +1,7 @@
 //! Environments are built from locks: without a network, with two packages that contain the same file, from source, and
 //! after an interrupted build. With the real uv and a separate index.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::index;
 use crate::python;

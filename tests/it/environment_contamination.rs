@@ -1,7 +1,7 @@
 //! A manual change in an environment is found at once, reported by name, repaired by the next run, and never copied
 //! into another environment.
-#![expect(clippy::disallowed_methods, reason = "the tests change environments as people do, by hand")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::disallowed_methods, reason = "the tests change environments manually, as people do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::host;
 

@@ -1,9 +1,5 @@
 //! The mirror fetches over real transports, and reports the faults of a remote.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests arrange the world that the program finds"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests create the input of the program")]
 
 use crate::git as common;
 

@@ -1,5 +1,5 @@
 //! Errors of commands with `--json`: one object on standard output for each kind of failure.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host::{Ran, ran};
 use crate::schema;

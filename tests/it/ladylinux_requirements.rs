@@ -1,5 +1,6 @@
-//! The real requirements of LadyLinux: built, verified and switched to, and the same on two installations, one of which has no network.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+//! The real requirements of LadyLinux: built, verified and switched to, and the same on two installations, one of which
+//! has no network.
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 use crate::host;

@@ -1,6 +1,6 @@
 //! The output of the program: events and reports for programs, each valid against its schema; text for people; groups,
 //! annotations and outputs for jobs of GitHub Actions.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host;
 use crate::schema;

@@ -1,6 +1,6 @@
 //! Runs and their followers, below a root: the same files and commands as with systemd, which `tests/lab/survive.rs`
 //! tests.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host;
 

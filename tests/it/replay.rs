@@ -3,7 +3,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "a test starts programs, and fails where it cannot go on"
+    reason = "a test starts programs, and fails if it cannot continue"
 )]
 
 use std::path::Path;

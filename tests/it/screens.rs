@@ -1,7 +1,7 @@
 //! The output on a terminal of 80 columns, compared with the files of `tests/data/screens/`. Parts that differ from run
 //! to run (IDs, commits, times, ports, paths) are replaced first. `LADYLINUX_REFRESH_UPDATE_SCREENS=1` writes the
 //! files.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! A token is read from its file at its use, and is shown nowhere: no command line, no log, no event, no report. Output
 //! of hooks and of the service is visible only to the followers of the run and in its log.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::git as remotes;
 

@@ -1,5 +1,5 @@
 //! `service restart` and `service logs --follow`, on an installation below a root.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

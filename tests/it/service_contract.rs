@@ -1,6 +1,10 @@
 //! The contract of a service manager, fulfilled by the embedded supervisor with real processes, and further promises of
 //! that supervisor.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests create installations and start programs"
+)]
 
 use crate::service;
 

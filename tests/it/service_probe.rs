@@ -1,6 +1,10 @@
 //! The health check against small servers that answer correctly, incorrectly, late or not at all; and real services
 //! that die.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests create installations and start programs"
+)]
 
 use crate::{host, service};
 
@@ -72,7 +76,7 @@ fn reply(mut stream: TcpStream, answer: &str) {
     let _ = stream.write_all(answer.as_bytes());
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "no answer at all is an answer of a server under test, too")]
+#[expect(clippy::unnecessary_wraps, reason = "no answer is an answer of a server under test, too")]
 fn http(status: &str, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()))
 }

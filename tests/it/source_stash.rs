@@ -1,5 +1,5 @@
 //! Local changes are found in trees and repositories of any kind, and kept.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::git as common;
 use crate::source;

@@ -1,5 +1,5 @@
 //! A refresh replaces `app/` and its repository of any kind by the branch, and no existing file is lost.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::dice::print_line;
 use crate::git as common;

@@ -1,9 +1,5 @@
 //! Units without systemd: processes that this program confines itself, below a root.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests arrange the world that the program finds"
-)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests create the input of the program")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The features of the pinned uv that the program relies on; its `pylock.toml` is experimental. Each test is a promise
 //! that another version of uv must keep before it can be the pinned one.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 
 use crate::host::pool;

@@ -1,6 +1,6 @@
 //! The reasons to refuse a run before the stop, while no request of a client fails; and the other units of the
 //! application. On machines with systemd, with a service that needs only Python.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 

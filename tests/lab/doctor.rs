@@ -1,6 +1,6 @@
 //! The doctor on a machine with systemd: before `init`, on a healthy host, and for all faults that need systemd, sudo
 //! or a separate user.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 

@@ -1,6 +1,6 @@
 //! The same commit makes the same environment on every machine, whatever its history, with a network or without one.
 //! The digests of the environments are compared.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 use crate::site;

@@ -1,7 +1,7 @@
 //! Each step fails in turn on a machine. The service is down and stays down, each attempt to start it is refused with
 //! the reason, and a boot does not start it. The error names the cause, and the next successful run repairs everything.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 use crate::site;

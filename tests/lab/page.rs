@@ -1,6 +1,6 @@
 //! A machine whose service is fenced answers with a page on the sockets of the service, and with the application as
 //! soon as that is back; no request fails in between. On machines with systemd, with a service that needs only Python.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "counts are printed")]
 #![allow(clippy::disallowed_methods, reason = "a browser is started")]
 

@@ -4,8 +4,8 @@
 //!
 //! `LADYLINUX_REFRESH_LONG=1` makes some hundred cuts; `LADYLINUX_REFRESH_SEED=N` repeats a failure.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "the cut comes at an instant of the real clock")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "the power cut is at an instant of the real clock")]
 
 use crate::dice;
 use crate::lab;

@@ -1,7 +1,7 @@
 //! A machine in the real shape (`lab/shape/`): the service user owns all files of the application, and the application
 //! writes to any of its directories. The tool adopts the machine, refreshes it, and leaves it, and changes only its own
 //! files.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 

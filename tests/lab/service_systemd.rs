@@ -2,7 +2,11 @@
 //!
 //! One machine of the lab is booted, this test program is copied into it, and the tests that are marked as ignored run
 //! there, against its systemd. The others inspect that machine from outside.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests create installations and start programs"
+)]
 
 use crate::lab;
 use crate::service;

@@ -1,7 +1,7 @@
 //! A host of the lab whose service has a socket unit, and clients that send requests all the time.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
-#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "what the clients saw is printed")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the results of the clients are printed")]
 #![allow(dead_code, reason = "not every test uses everything")]
 
 use std::process::Child;

@@ -2,7 +2,7 @@
 //! systemd, with the program as people install it.
 //!
 //! A hook that waits as long as a file exists holds a run at the point that a test needs.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use crate::lab;
 

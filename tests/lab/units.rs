@@ -7,7 +7,7 @@
     clippy::disallowed_macros,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "tests arrange the world that the program finds, and print what they measured"
+    reason = "tests create the input of the program, and print their measurements"
 )]
 
 use crate::lab;

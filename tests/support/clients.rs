@@ -1,5 +1,5 @@
 //! Clients that send requests to a service on the loopback interface one after the other, each on its own connection.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read the clock and may fail")]
 
 use std::io::{Read as _, Write as _};

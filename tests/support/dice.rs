@@ -1,5 +1,5 @@
 //! Pseudorandom numbers (xorshift), so that a failure can be repeated.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

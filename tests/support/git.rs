@@ -1,5 +1,5 @@
 //! A remote, an installation and a working tree in a temporary directory, on real git.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(clippy::disallowed_methods, reason = "tests create the input of the program")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 #[path = "port.rs"]

@@ -3,9 +3,9 @@
 //!
 //! The service is a few lines of Python's standard library, so a start is fast; `tests/fastapi.rs` and the demo do the
 //! same with `FastAPI` under uvicorn.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 #[path = "pool.rs"]
 pub mod pool;

@@ -1,8 +1,8 @@
 //! A separate package index with the releases that a test needs: served over http, with or without upload times. It
 //! records its requests.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,11 +2,11 @@
 //!
 //! They are in the directory that `LADYLINUX_REFRESH_TEST_CACHE` names, or in one below the system's directory for
 //! temporary files. uv is shared as a hard link of a file that never changes; the cache is shared directly.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "tests lay out directories; none goes on without this"
+    reason = "tests lay out directories; none continues without them"
 )]
 
 use std::fs;

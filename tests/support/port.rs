@@ -1,5 +1,5 @@
 //! Ports for servers of the tests.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};

@@ -1,9 +1,9 @@
 //! A world below a temporary directory, for tests that make environments with the real uv.
 //!
 //! Files that uv fetches are shared with all tests and runs (`pool.rs`).
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out directories and read their environment")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 pub use crate::host::pool;
 

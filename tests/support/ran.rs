@@ -1,5 +1,5 @@
 //! The result of a command: its exit code and its output.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 
 use std::process::Output;
 

@@ -1,6 +1,6 @@
 //! Output for programs, compared with the schemas in `docs/`.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The contract of every service manager, as functions over the trait, and the services for its tests.
 //!
 //! A test file makes a [`Bench`] for its manager and calls the clauses; no clause depends on the kind of manager.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests create installations")]
 
 #[path = "port.rs"]
 #[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]

@@ -1,7 +1,7 @@
 //! A LadyLinux machine of the lab beside the server that it is refreshed from: set up by `init` like any other, running
 //! the demo's application (`FastAPI` under uvicorn) as a unit of systemd.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use serde_json::Value;
 

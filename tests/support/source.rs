@@ -1,5 +1,5 @@
 //! The source part of a refresh, on a world of `git.rs`: prepare, move in, compare the previous tree.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(clippy::disallowed_methods, reason = "tests create the input of the program")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::fs;

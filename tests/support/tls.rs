@@ -1,6 +1,6 @@
 //! Certificates for services with TLS, made by openssl.
 #![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The result of bad input: an exit code, and an error with the place, the cause, the state of the service and the next
 //! command. Nothing in the installation has been touched.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 mod command_line;
 mod port;

@@ -1,7 +1,7 @@
 //! Bundles: one host makes a file, and another host without any network is refreshed from it. Every invalid file is
 //! refused with nothing touched.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
-#![allow(clippy::disallowed_macros, reason = "a test says what it leaves out")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
+#![allow(clippy::disallowed_macros, reason = "a test reports skipped parts")]
 
 mod offline;
 mod refusals;

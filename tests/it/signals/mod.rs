@@ -3,7 +3,7 @@
 //!
 //! A run is held at a known point: by a named pipe that a part of it reads (a hook, the service, the interpreter), or
 //! by a server that answers nothing. The pipe has a reader, or the server a caller, when the point is reached.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 mod interrupts;
 mod lock;

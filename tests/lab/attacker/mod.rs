@@ -3,8 +3,8 @@
 //!
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` names another build to attack: against 0.1 these attacks succeed.
 #![allow(clippy::disallowed_methods, reason = "tests read clocks and start programs")]
-#![allow(clippy::disallowed_macros, clippy::print_stderr, reason = "a test prints what it measured")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::disallowed_macros, clippy::print_stderr, reason = "a test prints its measurements")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
 mod beside;
 mod confinement;

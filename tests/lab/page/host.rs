@@ -1,5 +1,5 @@
 //! A host whose service has a socket unit and a page, and the clients that send requests to it.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 
 use std::process::Child;
 

@@ -1,6 +1,6 @@
 //! A host that is refreshed from version to version while it is being killed, and its invariants.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 mod expected;

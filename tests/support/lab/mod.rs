@@ -4,9 +4,9 @@
 //! [`Lab::open`] builds the base (`lab/base.sh`) and removes the leftovers of killed test runs. A [`Machine`] boots in
 //! about half a second; dropping it removes all of it, also while a test panics. Every name contains the test process
 //! (pid and start time), so test processes do not interfere.
-#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(unreachable_pub, reason = "a module of a test is private, although its items are `pub`")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
-#![allow(clippy::unwrap_used, clippy::unused_self, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::unwrap_used, clippy::unused_self, reason = "a test that cannot continue is a failed test")]
 #![allow(unused_imports, reason = "not every test uses everything")]
 
 mod cgroup;
