@@ -1,14 +1,14 @@
-//! Is the table of units in force on this host, where the host's settings require that? Read-only: systemd is asked for its
-//! version, and the kernel for Landlock.
+//! Checks that the table of units is in force on this host, if the settings of the host require that. Read-only: it
+//! reads the version of systemd and the Landlock support of the kernel.
 
 use refresh_events::run_report::Enforcement;
 use refresh_installation::installation::Installation;
 use refresh_system::error::{Failure, Outcome};
 
-/// Refuses a host that does not put all of the table of units into force, where `security.require` is set. Starts no unit.
+/// Refuses a host that does not enforce the entire table of units, if `security.require` is set. Starts no unit.
 ///
 /// # Errors
-/// Something is missing, or systemd cannot be asked.
+/// Something is missing, or systemd cannot be queried.
 pub fn check(on: &Installation) -> Outcome<()> {
     if !on.settings.security.require {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What the remote brings: the commit, what changes with it, and the environment it wants.
+//! The incoming release of the remote: the commit, its changes, and the environment it needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,30 +15,30 @@ use refresh_system::error::Outcome;
 
 use super::Observed;
 
-/// What a run would bring.
+/// The release that a run would deploy.
 #[derive(Debug)]
 pub struct Incoming {
     /// The commit.
     pub commit: CommitId,
-    /// What changes with it; `None` if there is no commit yet.
+    /// Its changes; `None` if there is no deployed commit yet.
     pub changes: Option<Changes>,
-    /// The generation that it wants, where that is there already.
+    /// The generation that it needs, if that exists already.
     pub ready: Option<GenerationName>,
     /// Whether a generation would have to be built.
     pub made: BuildOutcome,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// The lock of its environment, where it is known already.
+    /// The lock of its environment, if it is already known.
     pub lock: Option<LockSummary>,
-    /// Requirements that would come, go or change.
+    /// Requirements that would be added, removed or changed.
     pub packages: Vec<String>,
     /// The hooks that would run.
     pub hooks: Vec<Hook>,
 }
 
 impl Incoming {
-    /// Looks at the target. Fills the mirror, which is the tool's own store, and touches nothing else; `scratch` is a
-    /// name for what it holds there meanwhile.
+    /// Examines the target. Fetches into the mirror, a store of the tool, and changes nothing else. `scratch` is the
+    /// name of its temporary content there.
     ///
     /// # Errors
     /// The remote cannot be reached, or the commit cannot be deployed.
@@ -54,8 +54,8 @@ impl Incoming {
         incoming
     }
 
-    /// Returns the deployed commit as what a run would bring, where the remote still has it and the mirror holds it. Fetches
-    /// nothing.
+    /// Returns the deployed commit as the incoming release, if the remote still has it and the mirror contains it.
+    /// Fetches nothing.
     ///
     /// # Errors
     /// The mirror cannot be read.
@@ -98,7 +98,7 @@ impl Incoming {
         })
     }
 
-    /// Returns whether everything is right already: commit, tree, environment, service, no fence.
+    /// Returns whether everything is already up to date: commit, tree, environment, service, no fence.
     pub fn is_up_to_date(&self, target: &Target, observed: &Observed) -> bool {
         let pair = observed.deployed.as_ref();
         let on_branch =
@@ -115,7 +115,7 @@ impl Incoming {
     }
 }
 
-/// What differs between two sets of requirements, a line each: `+ new`, `- gone`, `~ name old → new`.
+/// Returns the differences between two sets of requirements, one per line: `+ new`, `- gone`, `~ name old → new`.
 fn difference(before: &Definitions, after: &Definitions) -> Vec<String> {
     let table = |definitions: &Definitions| -> BTreeMap<String, String> {
         let required = definitions.requirements().into_iter();

@@ -1,5 +1,5 @@
-//! What a run is going to do, as a value: a pure function of what is wanted, what was observed, and what the remote
-//! brings. `plan` and `run --dry-run` render it; `run` executes it.
+//! The plan of a run, as a value: a pure function of the target, the observed state, and the incoming release. `plan`
+//! and `run --dry-run` render it; `run` executes it.
 
 pub mod confinement;
 pub(crate) mod incoming;
@@ -26,18 +26,18 @@ pub use incoming::Incoming;
 pub use observe::Observed;
 pub use target::Target;
 
-/// What a run is going to do.
+/// The plan of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     /// The version of the format.
     pub schema: u32,
     /// The branch.
     pub branch: BranchName,
-    /// The commit that `app/` will hold.
+    /// The commit of `app/` after the run.
     pub commit: CommitId,
-    /// The commit that it holds.
+    /// The present commit of `app/`.
     pub commit_now: Option<CommitId>,
-    /// The commits and files that come.
+    /// The new commits and changed files.
     pub changes: Option<Changes>,
     /// Local changes that would be kept in the stash.
     pub drift: LocalChanges,
@@ -45,28 +45,28 @@ pub struct Plan {
     pub environment: EnvironmentPlan,
     /// The hooks that would run, in order.
     pub hooks: Vec<String>,
-    /// Whether anything would be other than now.
+    /// Whether anything would change.
     pub changed: bool,
     /// The steps, each with what it would do and why.
     pub actions: Vec<Action>,
 }
 
-/// What would become of the environment.
+/// The plan for the environment.
 #[derive(Debug, Clone, Serialize)]
 pub struct EnvironmentPlan {
     /// The live generation.
     pub now: Option<GenerationName>,
-    /// The generation that would be used, where it is there already.
+    /// The generation that would be used, if it exists already.
     pub ready: Option<GenerationName>,
     /// Whether one would be built.
     pub build: bool,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// The lock, where it is known already.
+    /// The lock, if it is already known.
     pub lock: Option<LockSummary>,
-    /// What was changed manually in the live environment.
+    /// The manual change in the live environment.
     pub contamination: Option<Contamination>,
-    /// Requirements that would come, go or change, as the definitions name them.
+    /// Requirements that would be added, removed or changed, with their names in the definitions.
     pub packages: Vec<String>,
 }
 
@@ -75,13 +75,13 @@ pub struct EnvironmentPlan {
 pub struct Action {
     /// The step.
     pub phase: Phase,
-    /// What it would do.
+    /// Its effect.
     pub what: String,
-    /// Why.
+    /// Its reason.
     pub why: String,
 }
 
-/// Decides what a run would do. Pure: the same input gives the same plan.
+/// Returns the plan of a run. Pure: the same input gives the same plan.
 pub fn build(settings: &Settings, target: &Target, observed: &Observed, incoming: &Incoming) -> Plan {
     let drift = observed.drift.clone().unwrap_or_default();
     let now = observed.live();

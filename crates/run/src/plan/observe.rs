@@ -15,27 +15,27 @@ use refresh_source::work_tree::TreeState;
 use refresh_system::error::Outcome;
 use refresh_system::manifest::contamination::Contamination;
 
-/// What an installation is like.
+/// The observed state of an installation.
 #[derive(Debug)]
 pub struct Observed {
-    /// The pair that proved itself last.
+    /// The pair that passed the health check last.
     pub deployed: Option<Deployment>,
-    /// The work tree.
+    /// The working tree.
     pub tree: TreeState,
     /// The live environment.
     pub environment: VenvState,
-    /// What was changed manually in the live environment, where that was examined.
+    /// The manual change in the live environment, if it was examined.
     pub contamination: Option<Contamination>,
     /// The service.
     pub service: ServiceState,
-    /// The fence, where it stands.
+    /// The fence, if it stands.
     pub fence: Option<Fence>,
-    /// Local changes, where they were looked for.
+    /// Local changes, if they were searched for.
     pub drift: Option<LocalChanges>,
 }
 
 impl Observed {
-    /// Observes what preflight and every run need to know.
+    /// Observes the facts that preflight and every run need.
     ///
     /// # Errors
     /// Something cannot be observed at all.
@@ -51,8 +51,8 @@ impl Observed {
         })
     }
 
-    /// Looks for local changes as well, in `app/` and in the live environment. `known` are commits that account for
-    /// files, besides the deployed one; `incoming` is the commit whose rules say what is ignored.
+    /// Also searches for local changes, in `app/` and in the live environment. `known` are commits that account for
+    /// files, besides the deployed one; `incoming` is the commit whose ignore rules apply.
     ///
     /// # Errors
     /// The environment cannot be compared.
@@ -72,12 +72,12 @@ impl Observed {
         Ok(self)
     }
 
-    /// Returns the live generation, where `venv` leads to a good one.
+    /// Returns the live generation, if `venv` points to a good one.
     pub fn live(&self) -> Option<GenerationName> {
         self.environment.generation().map(|generation| generation.name.clone())
     }
 
-    /// Returns the commits whose files are no local changes.
+    /// Returns the commits whose files are not local changes.
     pub fn known(&self) -> Vec<CommitId> {
         self.deployed.iter().map(|pair| pair.commit.clone()).collect()
     }

@@ -1,4 +1,4 @@
-//! Is this host fit to be refreshed? Read-only; every finding is reported, not only the first.
+//! Checks whether this host can be refreshed. Read-only; all findings are reported, not only the first.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,10 +23,10 @@ use refresh_system::text::quoted_path;
 use super::space::Makes;
 use super::{Observed, reach, space};
 
-/// Checks that a refresh may begin, and finds all that speaks against it. Returns what a person should know all the same.
+/// Checks that a refresh may begin, and collects all obstacles. Returns warnings for a person.
 ///
 /// # Errors
-/// What was found.
+/// The obstacles.
 pub fn check(on: &Installation, observed: &Observed, makes: Makes) -> Outcome<Vec<String>> {
     let mut warnings = Vec::new();
     warnings.extend(ignored_units(on));
@@ -52,7 +52,7 @@ pub fn check(on: &Installation, observed: &Observed, makes: Makes) -> Outcome<Ve
     Ok(warnings)
 }
 
-/// Names the units of `service.also` where no systemd is there to stop and start them.
+/// Returns a warning with the units of `service.also` if there is no systemd to stop and start them.
 fn ignored_units(on: &Installation) -> Option<String> {
     let also = &on.settings.service.also;
     if on.service.has_units() || also.is_empty() {
@@ -65,7 +65,8 @@ fn ignored_units(on: &Installation) -> Option<String> {
     ))
 }
 
-/// The setting `service.socket` is the embedded supervisor's: systemd has socket units for that.
+/// Refuses `service.socket` beside units: it is a setting of the embedded supervisor, and systemd has socket units for
+/// that purpose.
 fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) -> Outcome<()> {
     if socket.is_none() || !has_units {
         return Ok(());
@@ -78,7 +79,7 @@ fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) 
     .command("ladylinux-refresh init --socket", &[]))
 }
 
-/// One failure of many: each with its cause and hint.
+/// Combines several failures into one, each with its cause and hint.
 fn combined(mut problems: Vec<Failure>) -> Outcome<()> {
     match problems.len() {
         0 => return Ok(()),
@@ -93,8 +94,8 @@ fn combined(mut problems: Vec<Failure>) -> Outcome<()> {
     Err(problems.iter().flat_map(Failure::hints).fold(failure, Failure::hint))
 }
 
-/// Refuses a unit that runs something of the application as root, except for what the host names: everyone who can push a commit
-/// decides what that is.
+/// Refuses a unit that runs something of the application as root, except for commands that the host names: every person
+/// who can push a commit controls their content.
 fn no_root_execs(on: &Installation) -> Outcome<()> {
     refuse_root_execs(&on.service.describe(), &on.service.root_execs()?, &on.settings.service.allow_root_exec)
 }
@@ -109,7 +110,7 @@ fn refuse_root_execs(unit: &str, found: &[RootExec], allowed: &[String]) -> Outc
         )))
 }
 
-/// Refuses a command that the service itself started and that has to stop it: it would end with the service.
+/// Refuses a command that the service itself started and that must stop the service: it would end with the service.
 ///
 /// # Errors
 /// This process was started by the service.
@@ -151,16 +152,16 @@ pub fn not_roots(on: &Installation) -> Outcome<()> {
     .hint(Hint::shell(give_to_service_user(&app))))
 }
 
-/// Returns the command that gives `app/` itself to the service user; a run replaces what is in it. It follows no link that
-/// others may put in the place of `app/`.
+/// Returns the command that gives `app/` itself to the service user; a run replaces its content. It follows no link
+/// that other users may put in the place of `app/`.
 pub(crate) fn give_to_service_user(app: &Path) -> String {
     format!("chown -h {SERVICE_USER}: {}", quoted_path(app))
 }
 
-/// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
+/// Refuses every layout in which a protected path is inside the working tree, by any route.
 ///
 /// # Errors
-/// A protected path lies inside the work tree.
+/// A protected path is inside the working tree.
 pub fn protected(on: &Installation) -> Outcome<()> {
     let layout = &on.layout;
     let app = real(&layout.app());
@@ -182,7 +183,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
             )));
         }
     }
-    // A bind mount shows no trace in the names.
+    // A bind mount leaves no trace in the names.
     let mounts = mounts::all()?;
     let tree = mounts::place_on_disk(&mounts, &app);
     for path in layout.protected() {
@@ -213,7 +214,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
     Ok(())
 }
 
-/// Follows links as far as there is something; what is missing is taken as named.
+/// Resolves links as far as the path exists; missing parts stay as they are.
 fn real(path: &Path) -> std::path::PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,
@@ -222,11 +223,11 @@ fn real(path: &Path) -> std::path::PathBuf {
     }
 }
 
-/// Refuses an `app/` that may be something else. Once a refresh has deployed there, its content is replaced whatever became
-/// of its repository: the service user can remove that at any time.
+/// Refuses an `app/` that may be a different directory. After a refresh has deployed there, its content is replaced
+/// regardless of its repository, which the service user can remove at any time.
 ///
 /// # Errors
-/// `app/` is not a work tree of ours, or cannot be read.
+/// `app/` is not a working tree of this installation, or cannot be read.
 pub fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     let app = on.layout.app();
     let why = match tree.kind {
@@ -249,11 +250,11 @@ fn is_deployed(on: &Installation) -> bool {
     status_file::read(&on.layout).deployed.is_some()
 }
 
-/// Refuses mounts in the work tree: what is mounted there is not the application's. A rename of a directory above it would
-/// carry it into the previous tree, which is removed.
+/// Refuses mounts in the working tree: mounted files do not belong to the application. A rename of a directory above
+/// the mount would move it into the previous tree, which is removed.
 ///
 /// # Errors
-/// Something is mounted in the work tree, or the mounts cannot be read.
+/// Something is mounted in the working tree, or the mounts cannot be read.
 pub fn not_mounted(on: &Installation) -> Outcome<()> {
     let found = mounts::below(&on.layout.app())?;
     let Some(first) = found.first() else { return Ok(()) };
@@ -267,12 +268,13 @@ pub fn not_mounted(on: &Installation) -> Outcome<()> {
         .hint(format!("check the mount, then: umount {}", quoted_path(first))))
 }
 
-/// Refuses what cannot be moved out of the work tree, or across to the next one, or removed with the previous one.
+/// Refuses entries that cannot be moved out of the working tree, or across to the next one, or removed with the
+/// previous one.
 ///
 /// # Errors
 /// An entry cannot be moved.
 pub fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    // What another user cannot move may hinder no refresh.
+    // Entries that another user cannot move must not prevent a refresh.
     if !on.owner.can_be_assumed() || matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
         return Ok(());
     }
@@ -280,7 +282,7 @@ pub fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
     immovable(tree)
 }
 
-/// Refuses a work tree where an entry is immutable, append-only or a mount.
+/// Refuses a working tree with an entry that is immutable, append-only or a mount.
 ///
 /// # Errors
 /// An entry cannot be moved.
@@ -311,11 +313,11 @@ pub fn remote(on: &Installation) -> Outcome<()> {
         .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
 }
 
-/// Refuses to replace an environment that sees the packages of the system by one that does not, unless the host has decided it:
-/// an application that imports what only the system has would not start.
+/// Refuses to replace an environment that sees the packages of the system by one that does not, unless the host sets
+/// this. An application that imports packages of the system would not start.
 ///
 /// # Errors
-/// The host has not decided it.
+/// The host does not set it.
 pub fn system_packages(on: &Installation) -> Outcome<()> {
     if on.settings.python.system_site_packages.is_some() {
         return Ok(());
@@ -330,7 +332,7 @@ pub fn system_packages(on: &Installation) -> Outcome<()> {
     .hint("or `false`, if the application imports none of them"))
 }
 
-/// Refuses a probe that cannot be asked, or whose port another process than the service has.
+/// Refuses a probe that cannot be sent, or whose port belongs to another process than the service.
 ///
 /// # Errors
 /// The probe has no address, or another process has its port.
@@ -338,7 +340,7 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = on.env_file()?;
     probe::check_host(&probe::resolve(&on.settings.probe, &env_file, None)?)?;
-    // Without a unit any process of the application is a stranger; the check of the unit reports who it is.
+    // Without a unit, any process of the application counts as a stranger; the check of the unit reports it.
     if matches!(service, ServiceState::NotInstalled { .. }) {
         return Ok(());
     }
@@ -350,7 +352,8 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let page = on.service.page_process()?;
     let is_page = |process: ProcessId| page == Some(process);
     let is_ours = |process: ProcessId| {
-        // Of a running service any process may listen. Where that cannot be read, no process counts as a stranger.
+        // Any process of a running service may listen. If the processes cannot be read, no process counts as a
+        // stranger.
         is_page(process)
             || !sockets.is_empty() && process.pid == 1
             || !is_down && on.service.owns(process).unwrap_or(true)

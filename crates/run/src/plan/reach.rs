@@ -1,7 +1,7 @@
-//! Does the running service take connections where the probe will ask it after the restart?
+//! Checks whether the running service accepts connections at the address that the probe will use after the restart.
 //!
-//! Asked before the stop (RW-7): a probe that gets no answer now gets none then, and the run would end with a service
-//! that works, is stopped and fenced. Reads the sockets of the service's processes; changes nothing.
+//! It runs before the stop (RW-7): a probe that gets no answer now gets none after the restart. The run would then end
+//! with a working service that is stopped and fenced. Reads the sockets of the service's processes; changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -22,15 +22,15 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::text::quoted_path;
 
-/// How long a service that was just started may take until it listens, at most.
+/// The time limit for a newly started service to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(200);
 
-/// Asks the running service as the probe would; returns what a person should know. One that answers badly, or listens
-/// nowhere, is no reason to refuse: the refresh may be the repair.
+/// Sends the request of the probe to the running service; returns warnings for a person. A service that gives a bad
+/// answer, or does not listen, is no reason to refuse: the refresh may be the repair.
 ///
 /// # Errors
-/// The service listens, and not where the probe asks. Or the probe cannot be resolved.
+/// The service listens, but not at the address of the probe; or the probe cannot be resolved.
 pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> {
     let Some(running) = service.running().filter(|_| !on.is_fenced()) else { return Ok(Vec::new()) };
     let deployed = Deployment::read(&on.layout).ok().flatten();
@@ -68,7 +68,7 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     }
 }
 
-/// Refuses a probe that uses another protocol than the running service; `schemes` are those of the two.
+/// Refuses a probe with a different protocol than the running service; `schemes` are those of the two.
 fn other_protocol(
     on: &Installation,
     probe: &ResolvedProbe,
@@ -85,8 +85,9 @@ fn other_protocol(
     .hint(format!("where that was changed on purpose, restart the service first: {}", restart_command(on)))
 }
 
-/// Returns whether no deployed version has answered the probe as it is set now: nothing was deployed yet, or the settings were
-/// written after that. A version that has answered it before may have broken, and the refresh be the repair.
+/// Returns whether no deployed version has answered the probe with its present settings: nothing was deployed yet, or
+/// the settings were written later. A version that has answered it before may have broken; then the refresh may be the
+/// repair.
 fn is_new_question(on: &Installation) -> bool {
     let Some(deployed) = status_file::read(&on.layout).deployed else { return true };
     let written = std::fs::metadata(on.layout.host_file()).and_then(|found| found.modified());
@@ -94,14 +95,14 @@ fn is_new_question(on: &Installation) -> bool {
     written.is_some_and(|written| written > deployed.refreshed_at)
 }
 
-/// The probe of the deployed version, as far as that is known; else the host's.
+/// Returns the probe of the deployed version, if it is known; else that of the host.
 fn probe_in_use(on: &Installation) -> settings::Probe {
     let deployed = status_file::read(&on.layout).deployed;
     let release = deployed.and_then(|pair| on.release(&pair.commit).ok());
     release.map_or_else(|| on.settings.probe.clone(), |release| release.settings.probe)
 }
 
-/// A service that was just started may need a while until it listens.
+/// Checks repeatedly: a newly started service may need some time until it listens.
 fn patiently(on: &Installation, probe: &ResolvedProbe, running: &Running) -> Outcome<Reach> {
     let limit = probe.deadline.min(PATIENCE);
     loop {
@@ -113,13 +114,13 @@ fn patiently(on: &Installation, probe: &ResolvedProbe, running: &Running) -> Out
     }
 }
 
-/// How long ago a process was started.
+/// Returns the time since the start of a process.
 fn age(process: ProcessId) -> Duration {
     let ticks = clock::boot_ticks().saturating_sub(process.started);
     Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
 }
 
-/// Nothing listens where the probe asks: reports where the service does.
+/// Reports the addresses on which the service listens, because nothing listens at the address of the probe.
 fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome<Vec<String>> {
     let url = &probe.url;
     let processes = on.service.processes()?;
@@ -182,7 +183,7 @@ fn in_words(addresses: &[Address]) -> String {
     all.join(", ")
 }
 
-/// Returns whether a socket takes the connections of a probe.
+/// Returns whether a socket accepts the connections of a probe.
 fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
     let asked = probe::addresses(probe);
     let listens = match address {
@@ -198,8 +199,8 @@ fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
     })
 }
 
-/// The URL that reaches the service: on this machine's own address where it listens there, else on the first; else a socket in
-/// the file system.
+/// Returns the URL that reaches the service: on the loopback address if it listens there, else on its first address,
+/// else on a socket in the file system.
 fn suggestion(
     addresses: &[Address],
     probe: &ResolvedProbe,

@@ -1,4 +1,4 @@
-//! What a rollback is going to do, as a value. Reads the mirror, the records and the tree; changes nothing and fetches nothing.
+//! The plan of a rollback, as a value. Reads the mirror, the records and the tree; changes and fetches nothing.
 
 use std::path::PathBuf;
 
@@ -15,32 +15,32 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::Observed;
 
-/// What a rollback is going to do.
+/// The plan of a rollback.
 #[derive(Debug, Serialize)]
 pub struct RollbackPlan {
     /// The version of the format.
     pub schema: u32,
     /// The run that it returns to.
     pub run: RunId,
-    /// The branch that `app/` ends on.
+    /// The branch of `app/` after the rollback.
     pub branch: BranchName,
-    /// The commit and the environment of now.
+    /// The present commit and environment.
     pub from: Pair,
-    /// The commit and the environment that come back.
+    /// The commit and environment after the rollback.
     pub to: Pair,
-    /// Whether the environment exists, and does not have to be built again.
+    /// Whether the environment exists and need not be built again.
     pub environment_exists: bool,
     /// The interpreter that the environment was built with, if that no longer exists.
     pub lost_interpreter: Option<PathBuf>,
     /// The commits that are no longer deployed afterwards, newest first; empty if the mirror does not have them.
     pub withdrawn: Vec<CommitLine>,
-    /// How many commits these are, also if not all are listed.
+    /// The number of these commits, even if not all are listed.
     pub withdrawn_count: u64,
-    /// How many files of `app/` change; `None` if the mirror does not have the commit of now.
+    /// The number of files of `app/` that change; `None` if the mirror does not have the present commit.
     pub files: Option<usize>,
-    /// The hooks that run, in order: those of the commit that comes back.
+    /// The hooks that run, in order: those of the target commit.
     pub hooks: Vec<String>,
-    /// The migrations of the commit of now, whose effect on the database stays.
+    /// The migrations of the present commit, whose effect on the database stays.
     pub migrations_that_stay: Vec<String>,
     /// Local changes, which move into the stash.
     pub drift: LocalChanges,
@@ -68,7 +68,7 @@ impl Pair {
 }
 
 impl RollbackPlan {
-    /// Reads what the return to `pair` would do.
+    /// Returns the plan for the rollback to `pair`.
     ///
     /// # Errors
     /// The mirror does not have the commit, or the commit cannot be deployed.

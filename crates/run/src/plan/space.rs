@@ -1,5 +1,5 @@
-//! Room on file systems and in memory, asked before the service is stopped: for what a refresh fetches, prepares and builds,
-//! and for what it writes while the service is down.
+//! Checks the free space on file systems and in memory before the service is stopped: for the files that a refresh
+//! fetches, prepares and builds, and for those that it writes while the service is down.
 //!
 //! Reads sizes and the kernel's tables; changes nothing.
 
@@ -13,36 +13,36 @@ use refresh_installation::status_file;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
 const MIB: u64 = 1 << 20;
-/// Free space that a refresh must find on a file system that it writes to: the mirror, a cache and a small environment.
+/// The free space that a refresh needs on a file system that it writes to: the mirror, a cache and a small environment.
 const FREE_BYTES: u64 = 256 * MIB;
-/// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
+/// The free inodes that a refresh needs: an environment of the usual size has about 5,000.
 const FREE_INODES: u64 = 12_000;
-/// What a run writes while the service is down: journal, report, status, index.
+/// The bytes that a run writes while the service is down: journal, report, status, index.
 const WHILE_DOWN: u64 = 32 * MIB;
-/// Free memory that a refresh must find beside the running service: git, the installer and their caches.
+/// The free memory that a refresh needs beside the running service: git, the installer and their caches.
 const FREE_MEMORY: u64 = 96 * MIB;
-/// How many entries of an environment are added up; what is more is estimated too low.
+/// The largest number of entries of an environment that are added up; the size of a larger one is underestimated.
 const ENTRIES: u64 = 500_000;
 
-/// What a run makes.
+/// The kind of data that a run creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Makes {
     /// It fetches a commit and may build an environment.
     New,
-    /// It returns to what exists. A full disk may be the very reason to return.
+    /// It returns to existing data. A full disk may be the reason for the rollback.
     Nothing,
 }
 
-/// What is to be made in one place.
+/// The data to be created in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Need {
-    /// Where.
+    /// The place.
     path: PathBuf,
     /// Bytes on disk.
     bytes: u64,
     /// Files and directories.
     inodes: u64,
-    /// What it is, for people; empty for what every run needs.
+    /// The name of the data, for people; empty for data that every run needs.
     what: String,
 }
 
@@ -56,20 +56,20 @@ impl Need {
     }
 }
 
-/// Checks that there is room for what every refresh makes, and memory to work in.
+/// Checks that there is space for the data of every refresh, and enough memory.
 ///
 /// # Errors
-/// A file system or the memory has less. Or the kernel cannot be asked.
+/// A file system or the memory has less; or the kernel cannot be queried.
 pub fn check(on: &Installation, makes: Makes) -> Outcome<()> {
     enough_memory(&read_meminfo()?)?;
     check_needs(&[on.layout.state(), on.layout.store()].map(|path| Need::of_every_run(path, makes)))
 }
 
-/// Checks, once the commit is known, that there is room for its tree and, where its definitions are other ones than those
-/// of the deployed commit, for an environment of the size of the live one.
+/// Checks, when the commit is known, that there is space for its tree. If its definitions differ from those of the
+/// deployed commit, also checks the space for an environment of the size of the live one.
 ///
 /// # Errors
-/// A file system has less. Or the mirror or the environment cannot be read.
+/// A file system has less; or the mirror or the environment cannot be read.
 pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> Outcome<()> {
     let files = on.mirror.files(&release.commit)?;
     let bytes = files.iter().map(|file| on_disk(file.size.unwrap_or_default())).sum();
@@ -88,7 +88,7 @@ pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> O
     check_needs(&needs)
 }
 
-/// Checks, at the end of staging, that what is written while the service is down fits on the disk.
+/// Checks, at the end of staging, that the files that are written while the service is down fit on the disk.
 ///
 /// # Errors
 /// A file system has less.
@@ -98,7 +98,7 @@ pub(crate) fn check_while_down(on: &Installation) -> Outcome<()> {
     check_needs(&needs)
 }
 
-/// Checks each file system: what every run needs counts once, what this one makes counts in sum.
+/// Checks each file system: the needs of every run count once, the needs of this run are added up.
 fn check_needs(needs: &[Need]) -> Outcome<()> {
     let mut by_device: BTreeMap<u64, Vec<(&Need, PathBuf)>> = BTreeMap::new();
     for need in needs {
@@ -110,7 +110,7 @@ fn check_needs(needs: &[Need]) -> Outcome<()> {
         let Some((_, place)) = needs.first() else { continue };
         let found = rustix::fs::statvfs(place).context(|| format!("cannot read {}", place.display()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        // Some file systems (btrfs) count no inodes.
+        // Some file systems (btrfs) do not count inodes.
         let free_inodes = (found.f_files > 0).then_some(found.f_favail);
         let needs: Vec<&Need> = needs.iter().map(|(need, _)| *need).collect();
         enough(place, free, free_inodes, &needs)?;
@@ -146,18 +146,18 @@ fn enough(place: &Path, free: u64, free_inodes: Option<u64>, needs: &[&Need]) ->
     }
 }
 
-/// The path, or the nearest directory above it that is there.
+/// Returns the path, or the nearest existing directory above it.
 fn nearest(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(path).to_path_buf()
 }
 
-/// What a file takes: whole blocks.
+/// Returns the disk space of a file, in full blocks.
 fn on_disk(bytes: u64) -> u64 {
     bytes.div_ceil(4096) * 4096
 }
 
-/// Adds up what lies below a directory: bytes on disk, and entries. Links are not followed; what cannot be read counts
-/// nothing.
+/// Adds up the content of a directory: bytes on disk, and entries. Links are not followed; unreadable entries do not
+/// count.
 fn size_of(directory: &Path) -> (u64, u64) {
     let (mut bytes, mut entries) = (0, 0);
     let mut waiting = vec![directory.to_path_buf()];
@@ -178,13 +178,13 @@ fn read_meminfo() -> Outcome<String> {
     fs::read_to_string("/proc/meminfo").context(|| "cannot read /proc/meminfo".to_owned())
 }
 
-/// Checks that what the kernel can still give out, swap included, is enough to work in.
+/// Checks that the memory that the kernel can still allocate, including swap, is enough.
 fn enough_memory(meminfo: &str) -> Outcome<()> {
     let kib = |name: &str| -> Option<u64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.split_whitespace().next()?.parse().ok()
     };
-    // A kernel that does not say is believed to have it.
+    // If the kernel does not report it, the memory counts as sufficient.
     let Some(available) = kib("MemAvailable") else { return Ok(()) };
     let free = (available + kib("SwapFree").unwrap_or_default()) * 1024;
     if free >= FREE_MEMORY {

@@ -1,4 +1,4 @@
-//! The target of a run. It changes nothing.
+//! The target of a run. Pure.
 
 use refresh_installation::installation::Installation;
 use refresh_service::deployed::Deployment;
@@ -6,17 +6,17 @@ use refresh_settings::names::BranchName;
 
 use super::space::Makes;
 
-/// What a run aims at.
+/// The target of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The latest commit of a branch of the remote.
     Latest(BranchName),
-    /// An earlier good commit, and its environment, which is used as it is where it is still good.
+    /// An earlier good commit, and its environment, which is used unchanged if it is still good.
     Earlier(Deployment),
 }
 
 impl Target {
-    /// Returns what a run to this target makes.
+    /// Returns the kind of data that a run to this target creates.
     pub fn makes(&self, on: &Installation) -> Makes {
         match self {
             Self::Earlier(pair) if on.layout.environment(&pair.generation).is_dir() => Makes::Nothing,
@@ -24,7 +24,7 @@ impl Target {
         }
     }
 
-    /// Returns the branch that `app/` ends on.
+    /// Returns the branch of `app/` after the run.
     pub fn branch(&self) -> &BranchName {
         match self {
             Self::Latest(branch) => branch,

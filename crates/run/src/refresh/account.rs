@@ -1,4 +1,4 @@
-//! What a run has done so far: the journal it writes, and its report, which is filled while the run goes on.
+//! The account of a run: its journal, and its report, which is filled during the run.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,40 +21,40 @@ use super::staged_assets::StagedAssets;
 /// The account of one run. Steps add facts to its report; only [`Account::part`] writes intents and outcomes.
 #[derive(Debug)]
 pub struct Account {
-    /// The report so far: its commit is known when `app/` is proved to be it.
+    /// The report so far: its commit is set after `app/` is verified to equal it.
     pub(crate) report: Report,
-    /// What it aims at.
+    /// Its target.
     pub(crate) target: Target,
-    /// The command that asks for the same once more.
+    /// The command that repeats the run.
     pub(crate) again: String,
-    /// Commits whose files are no local changes: deployed, or aimed at by interrupted runs.
+    /// Commits whose files are not local changes: the deployed one, and targets of interrupted runs.
     pub(crate) known: Vec<CommitId>,
     /// When hooks worked in `app/`, if their products are not recorded yet.
     pub(crate) hook_time: Option<HookTime>,
-    /// The service as preflight found it, if it ran.
+    /// The service at preflight, if it ran.
     pub(crate) running: Option<Running>,
-    /// What staged hooks have built for step 4.
+    /// The products of staged hooks for step 4.
     pub(crate) staged_assets: Option<StagedAssets>,
-    /// The units that nothing ties to the service, as they were before the stop.
+    /// The units without a relation to the service, in their state before the stop.
     pub(crate) untied: Vec<Untied>,
-    /// The unit that has the service's sockets, from before the stop until the service is proved.
+    /// The unit that holds the service's sockets, from before the stop until the service has passed its health check.
     pub(crate) held: Option<SocketHolder>,
-    /// How often the service was asked on its own port until it answered.
+    /// The number of requests to the service on its own port until it answered.
     pub(crate) asked_here: u32,
     /// The time without the service until this run, if an earlier one had fenced it.
     pub(crate) outage: Option<Outage>,
-    /// When the service began to be stopped.
+    /// When the stop of the service began.
     pub(crate) down_since: Option<Instant>,
     /// When step 5 began.
     pub(crate) restart_since: Option<Instant>,
-    /// From there to the first good answer.
+    /// The time from there to the first good answer.
     pub(crate) start_took: Option<Duration>,
     events: Arc<Events>,
     journal: Journal,
 }
 
 impl Account {
-    /// Opens the account of a run with the report of its preflight.
+    /// Creates the account of a run with the report of its preflight.
     pub(crate) fn new(
         report: Report,
         (target, again): (Target, String),
@@ -82,7 +82,7 @@ impl Account {
         }
     }
 
-    /// Does one part of the run: writes the intent, acts, writes the outcome, reports both.
+    /// Performs one part of the run: writes the intent, acts, writes the outcome, reports both.
     ///
     /// # Errors
     /// The part's own failure, or that the journal cannot be written.
@@ -97,14 +97,14 @@ impl Account {
             .and_then(|()| act(self))
             .and_then(|done| self.done(phase).map(|()| done));
         if let Err(failure) = &acted {
-            // The failure itself is what counts; a journal that cannot take it (a full disk) changes nothing.
+            // Only the failure counts. It does not matter if the journal cannot be written (a full disk).
             let _ = self.record(Entry::Failed { phase, error: failure.open_chain() });
         }
         self.over(phase, start, acted)
     }
 
-    /// Writes the outcome of a part that succeeded. When the fence has fallen the run has succeeded, whatever becomes of
-    /// the record.
+    /// Writes the outcome of a part that succeeded. After the fence is lowered, the run has succeeded, even if the
+    /// record cannot be written.
     fn done(&mut self, phase: Phase) -> Outcome<()> {
         match self.record(Entry::Done { phase }) {
             Err(failure) if phase == Phase::Restart => {
@@ -115,7 +115,7 @@ impl Account {
         }
     }
 
-    /// Does the last part of a run that has succeeded already; a journal that cannot be written is a warning.
+    /// Performs the last part of a run that has already succeeded; a journal that cannot be written is a warning.
     pub(crate) fn last_part(&mut self, phase: Phase, act: impl FnOnce(&mut Self) -> String) {
         let start = self.started(phase);
         let intent = self.record(Entry::Intent { phase });
@@ -150,12 +150,12 @@ impl Account {
         self.report.warnings.push(message);
     }
 
-    /// Reports something worth knowing.
+    /// Reports a note.
     pub(crate) fn note(&self, message: &str) {
         self.events.note(message);
     }
 
-    /// Reports how far the work in hand is.
+    /// Reports the progress of the present work.
     pub(crate) fn progress(&self, what: &str) {
         self.events.progress(what, None, None);
     }
@@ -165,7 +165,7 @@ impl Account {
         self.events.emit(event);
     }
 
-    /// Returns what the run deploys: a commit with its environment.
+    /// Returns the deployment of the run: a commit with its environment.
     pub(crate) fn deployment(&self, commit: &CommitId, generation: &GenerationName) -> Deployment {
         Deployment {
             commit: commit.clone(),
@@ -182,7 +182,7 @@ impl Account {
     }
 }
 
-/// Adds a part of a run that has ended to the report, and sends its event.
+/// Adds a finished part of a run to the report, and sends its event.
 pub(super) fn over<T>(
     events: &Events,
     report: &mut Report,

@@ -1,6 +1,6 @@
-//! The command line of a run in commands that people are to type: a shorter one would do something else.
+//! Completes commands for people to type with the command line of the run: a shorter command would do something else.
 
-/// The command that hints name, without options.
+/// The command in hints, without options.
 const RUN: &str = "ladylinux-refresh run";
 
 /// Returns a hint whose command `ladylinux-refresh run [BRANCH]` has the options and the branch of `again`, the command line
@@ -14,7 +14,7 @@ pub(crate) fn complete(hint: &str, again: &str) -> String {
         return format!("{before}{again}");
     }
     let branch = hint.strip_prefix(RUN).and_then(|rest| rest.strip_prefix(' '));
-    // The path of a bundle can hold blanks. Its branch is never missing on the remote.
+    // The path of a bundle can contain blanks. Its branch is never missing on the remote.
     let is_bundle = arguments.contains("--bundle=");
     match branch.filter(|branch| !branch.contains(' ') && !branch.starts_with('-') && !is_bundle) {
         Some(branch) => {

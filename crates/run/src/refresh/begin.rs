@@ -18,7 +18,7 @@ use refresh_system::{checkpoint, clock, disk};
 use super::account::{self, Account};
 use super::steps::{Planned, Refresh};
 
-/// Sends the beginning of a run, and does its preflight, which began at `start`.
+/// Sends the event for the beginning of a run, and performs its preflight, which began at `start`.
 ///
 /// # Errors
 /// The preflight's own failure.
@@ -35,8 +35,8 @@ pub fn preflight<T>(
     account::over(events, report, Phase::Preflight, start, checked)
 }
 
-/// Makes the directory of a run and writes the first record of its journal. From here on a run that is killed is found by
-/// the next one. `aim` is the target with the command that asks for it, `known` are commits whose files are no local changes.
+/// Creates the directory of a run and writes the first record of its journal. From here on, the next run finds a killed
+/// run. `aim` is the target with the command that requests it; `known` are commits whose files are not local changes.
 ///
 /// # Errors
 /// The tool's own state cannot be written.

@@ -1,4 +1,4 @@
-//! Step 3: the generation for the commit's definition ensured, `venv` switched to it (RW-5.3).
+//! Step 3: provides the generation for the commit's definition, and switches `venv` to it (RW-5.3).
 
 use crate::plan::Target;
 use refresh_environments::{BuildOutcome, Contaminated, EnvironmentSpec, Generation, Interpreter};
@@ -15,7 +15,7 @@ use super::account::Account;
 use super::entry;
 use super::staged::Staged;
 
-/// Switches `venv` to the generation that the commit wants, which staging has ensured and looked through last.
+/// Switches `venv` to the generation that the commit needs. Staging has provided it and examined it at its end.
 ///
 /// # Errors
 /// The environment cannot be built (without staging), or the link cannot be switched.
@@ -36,7 +36,7 @@ pub(crate) fn environment(
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {
         account.note(&format!("the former directory venv is kept as {adopted}, to return to"));
-        // It had no name until now; by this one a rollback finds it.
+        // It had no name until now; a rollback finds it by this one.
         account.report.environment.generation_before.get_or_insert_with(|| adopted.clone());
     }
     let environment = &account.report.environment;
@@ -44,7 +44,7 @@ pub(crate) fn environment(
     Ok((generation.clone(), format!("{} {done}: {}", generation.name, environment.reason)))
 }
 
-/// Ensures the generation: in staging, or in step 3 where staging is left out.
+/// Provides the generation: in staging, or in step 3 if staging is left out.
 ///
 /// # Errors
 /// It cannot be built.
@@ -64,14 +64,14 @@ pub(crate) fn ensure_generation(
         Some(built) => (built.from_source.clone(), built.overlaps.clone()),
         None => Default::default(),
     };
-    // Else staging has reported it already.
+    // Otherwise staging has already reported it.
     if account.report.environment.lock.is_none() {
         if !from_source.is_empty() {
             account.warn(format!("built from source here: {}", from_source.join(", ")));
         }
         overlaps.iter().map(Overlap::in_words).for_each(|words| account.warn(words));
     }
-    // Built once is built, also when step 3 finds it done.
+    // If staging has built it, it counts as built, even if step 3 finds it complete.
     let built = account.report.environment.built || made == BuildOutcome::Built;
     let reason =
         if account.report.environment.built { account.report.environment.reason.clone() } else { reason };
@@ -91,7 +91,7 @@ pub(crate) fn ensure_generation(
     Ok(generation)
 }
 
-/// Ensures the generation of the target; returns it, how it was obtained, and why.
+/// Provides the generation of the target; returns it, how it was obtained, and why.
 fn generation_of_target(
     on: &Installation,
     account: &mut Account,
@@ -115,18 +115,18 @@ fn generation_of_target(
         .rebuild_from_lock(&wanted, &name, strategy, &account.report.run)
         .or_else(|failure| Err(without_interpreter(on, account, &wanted, failure)?))?;
     report_contaminated(account, ensured.contaminated.into_iter());
-    // Else staging has reported it already.
+    // Otherwise staging has already reported it.
     if account.report.environment.lock.is_none() && environments.known(&name)?.is_none() {
         account.warn(ensured.why.clone());
     }
     Ok((ensured.generation, ensured.made, ensured.why))
 }
 
-/// Explains that the environment of a rollback cannot be built again, where its interpreter is gone: its packages may not exist
-/// for another one, and no hint of the installer helps there.
+/// Explains that the environment of a rollback cannot be built again if its interpreter no longer exists: its packages
+/// may not exist for another interpreter, and no hint of the installer helps.
 ///
 /// # Errors
-/// Its interpreter is not the cause: the failure as it is.
+/// The interpreter is not the cause; then the failure is unchanged.
 fn without_interpreter(
     on: &Installation,
     account: &Account,
@@ -154,7 +154,7 @@ fn without_interpreter(
     })
 }
 
-/// Reports which environments were changed manually, each once.
+/// Reports the environments that were changed manually, each once.
 fn report_contaminated(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
     for Contaminated { generation, found } in contaminated {
         if account.report.environment.contaminated.iter().any(|known| known.generation == generation) {
@@ -169,7 +169,7 @@ fn report_contaminated(account: &mut Account, contaminated: impl Iterator<Item =
     }
 }
 
-/// Refuses an environment without the program that the service is started with: known now, not after the stop.
+/// Refuses an environment without the program of the service: this is found now, not after the stop.
 fn check_program(on: &Installation, generation: &Generation) -> Outcome<()> {
     let Some(program) = on.service.program()? else { return Ok(()) };
     let Ok(within) = program.path.strip_prefix(on.layout.venv()) else { return Ok(()) };

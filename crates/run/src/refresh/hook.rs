@@ -1,4 +1,4 @@
-//! One hook: where it runs, and its run to the end.
+//! One hook: its context, and its complete execution.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,37 +15,37 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::account::Account;
 
-/// How long what a hook left running may take to be gone once it is killed.
+/// The time limit for remaining processes of a hook to end after they are killed.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a hook runs, and as a unit of which role.
+/// The context of a hook: its directories and the role of its unit.
 #[derive(Debug, Clone)]
 pub(super) struct HookContext {
-    /// The working directory: `app/`, or a staged copy where a unit cannot see that at `app/`.
+    /// The working directory: `app/`, or a staged copy if the unit cannot see the copy at `app/`.
     pub directory: PathBuf,
     /// The environment whose programs come first.
     pub environment: PathBuf,
-    /// What its unit may do; the deadline is the hook's.
+    /// The permissions of its unit; the deadline comes from the hook.
     pub job: Job,
 }
 
 impl HookContext {
-    /// Returns the place of step 4: `app/` and `venv`. A hook writes what the service writes; models, containers and
-    /// configuration it only reads (RW-6.1).
+    /// Returns the context of step 4: `app/` and `venv`. A hook may write the same paths as the service; it only reads
+    /// models, containers and configuration (RW-6.1).
     pub(super) fn deployed(layout: &Layout) -> Self {
         let job = Job::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
         Self { directory: layout.app(), environment: layout.venv(), job }
     }
 
-    /// Returns the place of a rehearsal: the staged tree and the next environment. A unit sees both where production will
-    /// see them, as far as it can.
+    /// Returns the context of a rehearsal: the staged tree and the next environment. If possible, a unit sees both at
+    /// their paths in production.
     pub(super) fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
         let mut context =
             Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
         if on.units.can_bind() {
             let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
                 let bind = Bind { source: source.clone(), destination: destination.clone(), access };
-                // Where nothing is, a mount point would be made for good.
+                // If the directory does not exist, systemd would create a permanent mount point.
                 destination.is_dir().then_some((bind, destination))
             };
             let (app, venv) = (on.layout.app(), on.layout.venv());
@@ -61,7 +61,8 @@ impl HookContext {
     }
 }
 
-/// Runs one hook to its end, its output streamed and kept in the log of the run; nothing that it started outlives it.
+/// Runs one hook to its end. Its output is streamed and kept in the log of the run; no process that it started outlives
+/// it.
 ///
 /// # Errors
 /// It failed, hung past its deadline, or could not be started.
@@ -80,7 +81,7 @@ pub(super) fn run_hook(
     for (name, value) in &env_file.variables {
         program = program.env(name, value);
     }
-    // What is being deployed, as the service will see it.
+    // The deployed version, with the variables of the service.
     for (name, value) in deployment.variables() {
         program = program.env(name, value);
     }
@@ -91,11 +92,11 @@ pub(super) fn run_hook(
         .env("PYTHONUNBUFFERED", "1")
         .keep(Keep::Narrated(hook.name.clone()));
     let job = Job { deadline: hook.deadline, ..context.job.clone() };
-    // What waits for its own part of the run was there before.
+    // Processes that wait for their part of the run existed before.
     let before = if on.units.can_bind() { Vec::new() } else { leftover::marked(&account.report.run) };
     let finished = on.units.run(&job, &program);
-    // A unit of systemd has ended with all its processes, and a unit that waits for its job carries the mark of the run as well.
-    // Elsewhere a descendant that left its group still carries that mark.
+    // A unit of systemd has ended with all its processes, and a unit that waits for its job also has the mark of the
+    // run. Without systemd, a descendant that left its group still has that mark.
     if !on.units.can_bind() {
         let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
         for process in leftover::end(&account.report.run, &register, &before, LEFTOVER_PATIENCE)? {

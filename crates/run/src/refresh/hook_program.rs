@@ -1,4 +1,4 @@
-//! The programs of hooks: found before the stop, for all hooks, also those that run in step 4 only. Reads only.
+//! The programs of hooks: found before the stop, for all hooks, including those that run only in step 4. Reads only.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +13,7 @@ use refresh_system::error::{Failure, Outcome};
 /// Refuses a hook whose program is missing or cannot be executed.
 ///
 /// # Errors
-/// The refusal, or the mirror cannot be read.
+/// A program is missing or not executable, or the mirror cannot be read.
 pub(super) fn check(on: &Installation, release: &Release, generation: &Generation) -> Outcome<()> {
     for (number, hook) in release.settings.hooks.iter().enumerate() {
         let Some(program) = hook.command.first() else { continue };
@@ -29,7 +29,7 @@ fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
         .hint("correct its command in refresh.toml, or add the program")
 }
 
-/// Why a program does not start; `None` if it may. What an earlier hook may write is not judged.
+/// Returns why a program cannot start; `None` if it may start. Files that an earlier hook may write are not checked.
 fn obstacle(
     on: &Installation,
     release: &Release,
@@ -56,7 +56,7 @@ fn obstacle(
     Ok(match files.iter().find(|entry| entry.path == within).map(|entry| entry.kind) {
         Some(EntryKind::Regular) => Some("is not executable: git update-index --chmod=+x".to_owned()),
         Some(_) => None,
-        // Behind a link of the commit.
+        // The path is behind a link of the commit.
         None if files.iter().any(|entry| within.starts_with(&entry.path)) => None,
         None if is_later || on.layout.app().join(&within).symlink_metadata().is_ok() => None,
         None => Some("is not in the commit".to_owned()),

@@ -1,8 +1,8 @@
-//! What is left to do when the process of a run was killed: the service must not run behind the fence (RW-7.1a), and
-//! its report has to say how it ended (RW-7.1b).
+//! Completes a run whose process was killed: the service must not run behind the fence (RW-7.1a), and the report must
+//! state how the run ended (RW-7.1b).
 //!
-//! Done at once, by a command that systemd starts, so that it need not wait for the next run. The journal
-//! stays open: what the run left in the tree is the next run's to put back, as always.
+//! A command that systemd starts does this immediately, so it need not wait for the next run. The journal stays open:
+//! the next run repairs the state of the tree, as usual.
 
 use refresh_events::run_report;
 use refresh_events::run_report::{Ending, Phase, PhaseReport, Report};
@@ -24,11 +24,11 @@ use refresh_system::{clock, disk};
 use super::status::complete;
 use super::{others, page, socket};
 
-/// Looks after run `run`, whose process ended as `end` says. A run that came to its own end is left alone. To be called by
-/// the holder of the run lock.
+/// Completes the run `run`, whose process ended with `end`. A run that ended by itself stays unchanged. The caller must
+/// hold the run lock.
 ///
 /// # Errors
-/// The service cannot be stopped, or that cannot be written down.
+/// The service cannot be stopped, or the result cannot be recorded.
 pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
     let directory = on.layout.run(run);
     let Some(read) = store::read(&directory)? else { return forget(on, run) };
@@ -51,13 +51,13 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         if let Some(warning) = socket::open_left(on) {
             on.runner.events().warn(&warning);
         }
-        // A service that starts from now on must find one version in app/, not a mixture.
+        // From now on, a starting service must find one version in app/, not a mixture.
         let completed = stopped.as_ref().map_or(Ok(false), |()| Exchanges::of(on).complete(run));
         if let Err(failed) = completed {
             let what = format!("app/ holds two versions: {}", failed.chain().join(": "));
             failure = failure.rooted_in(Failure::new(what));
         }
-        // An earlier run's fence keeps its own reason: that is what has to be repaired.
+        // The fence of an earlier run keeps its own reason, which must be repaired.
         if !is_of_another_run(fence::read(&on.layout)?.as_ref(), run) {
             let halt = Halt { phase, commit: None };
             fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure, halt)?;
@@ -67,12 +67,13 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         }
     }
     if !on.is_fenced() {
-        // Killed after the service had proved itself: what was stopped with it is still down.
+        // The run was killed after the service had passed its health check: the units that were stopped with it are
+        // still down.
         for warning in others::start_noted(on) {
             on.runner.events().warn(&warning);
         }
     }
-    // Killed between its report and the end of its journal, its report is complete.
+    // If the run was killed between its report and the end of its journal, the report is complete.
     if history::one(&on.layout, run)?.report.is_some() {
         forget(on, run)?;
         return stopped;
@@ -84,8 +85,9 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
     stopped
 }
 
-/// Stops what run `run` left behind its fence while another command holds the run lock, which may take long, or
-/// be refused; the rest is the next run's. Once another run has raised the fence for itself, that one sees to the service.
+/// Stops the service that run `run` left behind its fence, while another command holds the run lock. That command may
+/// take long, or be refused; the next run does the rest. If another run has raised the fence for itself, that run
+/// handles the service.
 ///
 /// # Errors
 /// The service cannot be stopped.
@@ -105,7 +107,7 @@ fn is_of_another_run(fence: Option<&Fence>, run: &RunId) -> bool {
     fence.and_then(Fence::record).is_some_and(|record| record.run != *run)
 }
 
-/// The run is not in progress any more, whatever its status says.
+/// Records that the run is no longer in progress, whatever its status.
 fn forget(on: &Installation, run: &RunId) -> Outcome<()> {
     match status_file::read(&on.layout).current {
         Some(current) if current.run == *run => status_file::clear_current(&on.layout),
@@ -120,7 +122,7 @@ fn in_words(end: ExitKind) -> String {
     }
 }
 
-/// The report that the run could not write itself, as far as its journal has it.
+/// Returns the report that the run could not write itself, from the records of its journal.
 fn interrupted(
     on: &Installation,
     run: &RunId,
@@ -147,7 +149,7 @@ fn interrupted(
         hints: failure.hint_texts(),
         next: on.as_typed(&format!("ladylinux-refresh run{named}")),
     });
-    // A process that ended by itself has not succeeded all the same.
+    // Even a process that ended by itself has not succeeded.
     complete(on, &mut report, Ending::Interrupted, exit::of_process(end).max(1));
     report.branch = branch;
     report.changed = report.commit != report.commit_before;
@@ -161,7 +163,7 @@ fn begun(lines: &[Line]) -> Option<(BranchName, Option<CommitId>)> {
     }
 }
 
-/// Every part that was begun; the one without an outcome is the one that was cut off.
+/// Returns all parts that began; the one without an outcome was interrupted.
 fn phases(lines: &[Line]) -> Vec<PhaseReport> {
     let mut phases: Vec<PhaseReport> = Vec::new();
     let mut since = None;

@@ -2,15 +2,15 @@
 //!
 //! 1. [`stop`] (RW-5.1): fence up, service down, its processes gone, its port free
 //! 2. [`sync`] (RW-5.2): the prepared tree moved in, hard-reset, cleaned; preserved paths carried across
-//! 3. [`environment`] (RW-5.3): the generation ensured, `venv` switched to it
+//! 3. [`environment`] (RW-5.3): the generation provided, `venv` switched to it
 //! 4. [`prepare`] (RW-5.4): hooks
 //! 5. [`restart`] (RW-5.5): synced, started, probed until settled, fence down
 //! 6. [`status`] (RW-5.6): the report
 //!
 //! The order is a type: each step is a method that consumes its predecessor's state, so a skipped, repeated or
-//! reordered step does not compile (`tests/order/`). [`steps::Refresh::advance`] is the only way from one state to the next and
-//! the only code that writes intent and outcome to the journal. Nothing is cleaned up in `Drop`: a killed process runs
-//! none.
+//! reordered step does not compile (`tests/order/`). [`steps::Refresh::advance`] is the only way from one state to the
+//! next, and the only code that writes intent and outcome to the journal. Nothing is cleaned up in `Drop`, because a
+//! killed process does not run it.
 
 pub(crate) mod account;
 pub(crate) mod again;

@@ -1,8 +1,8 @@
-//! The models are verified before anything is touched, where the host or the command line asks for it (RW-6.2).
+//! Verifies the models before anything is changed, if the host or the command line requests it (RW-6.2).
 //!
-//! Staging asks, and step 4 asks again and finds it done; without staging step 4 does it. Nothing is changed, whatever the
-//! findings (RW-6.1). On a machine root reads no model: a unit does, as the service user ([`examine()`]). What is known of
-//! the files then is kept in the state.
+//! Staging verifies the models, and step 4 finds them verified; without staging, step 4 verifies them. Nothing is
+//! changed, whatever the findings (RW-6.1). On a real machine root reads no model: a unit reads them, as the service
+//! user ([`examine()`]). The digests of the files are then kept in the state.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,26 +29,26 @@ use refresh_system::text::count;
 
 use super::account::Account;
 
-/// How long a unit may read: stores have terabytes, and disks may be slow.
+/// The time limit of a unit: stores have terabytes, and disks may be slow.
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How many bytes a response may have: a verdict has some hundred, and there are at most 200,000.
+/// The largest response in bytes: a verdict has some hundred, and there are at most 200,000.
 const LARGEST_RESPONSE: usize = 256 << 20;
 
-/// The name of the unit's lines.
+/// The source name of the lines of the unit.
 const SOURCE: &str = "models";
 
 /// Verifies the models that a commit expects, unless this run has done so. Returns the sentence for the step.
 ///
 /// # Errors
-/// There are problems, or the work is interrupted.
+/// A model has a problem, or the run is interrupted.
 pub(super) fn ensure_verified(
     on: &Installation,
     account: &mut Account,
     settings: &Settings,
     commit: &CommitId,
 ) -> Outcome<Option<String>> {
-    // A rollback is the way out of a failure, and changes no model.
+    // A rollback must work after a failure, and changes no model.
     let is_rollback = matches!(account.target, Target::Earlier(_));
     let Some(depth) = depth(settings).filter(|_| !is_rollback) else { return Ok(None) };
     if account.report.models.is_none() {
@@ -60,10 +60,10 @@ pub(super) fn ensure_verified(
     }
 }
 
-/// Verifies the models for a run that has nothing else to do; returns `None` if nothing asks for it.
+/// Verifies the models for a run that has nothing else to do; returns `None` if it is not requested.
 ///
 /// # Errors
-/// As [`ensure_verified`].
+/// The errors of [`ensure_verified`].
 pub fn verified(on: &Installation, commit: &CommitId) -> Outcome<Option<ModelsSummary>> {
     let settings = on.release(commit)?.settings;
     let Some(depth) = depth(&settings) else { return Ok(None) };
@@ -80,7 +80,7 @@ fn depth(settings: &Settings) -> Option<Depth> {
 }
 
 fn verify(on: &Installation, settings: &Settings, commit: &CommitId, depth: Depth) -> Outcome<ModelsSummary> {
-    // What the coming commit expects counts, not what the deployed one did.
+    // The models of the incoming commit count, not those of the deployed one.
     let text = Ok(on.mirror.read(commit, Path::new(manifest::PATH))?);
     let how = (depth, known(&on.layout));
     let request =
@@ -106,13 +106,13 @@ fn accept(summary: &ModelsSummary) -> Outcome<()> {
         .command("ladylinux-refresh verify", &[]))
 }
 
-/// Returns what is known of model files from earlier runs; nothing if that cannot be read.
+/// Returns the digests of model files from earlier runs; an empty cache if they cannot be read.
 pub fn known(layout: &Layout) -> DigestCache {
     let read = disk::read_at_most(&layout.models_known(), DigestCache::LIMIT);
     read.ok().flatten().map(|bytes| DigestCache::from_bytes(&bytes)).unwrap_or_default()
 }
 
-/// Keeps what is known of model files now.
+/// Writes the digests of model files.
 ///
 /// # Errors
 /// The tool's own state cannot be written.
@@ -121,11 +121,11 @@ pub fn keep(layout: &Layout, cache: &DigestCache) -> Outcome<()> {
         .context(|| "the state of this program cannot be written".to_owned())
 }
 
-/// Examines models: on a machine in a unit as `owner`, to whom `app/` belongs; elsewhere, for callers that are not root, and
-/// where all of it is root's, in this process.
+/// Examines models. On a real machine a unit does this as `owner`, who owns `app/`. Elsewhere, for callers other than
+/// root, and if everything belongs to root, this process does it.
 ///
 /// # Errors
-/// The interruption; or the unit cannot be started or was ended.
+/// The run is interrupted; or the unit cannot be started or was ended.
 pub fn examine(
     layout: &Layout,
     runner: &Runner,
@@ -143,7 +143,7 @@ pub fn examine(
 
 fn job(request: &ExamineModelsRequest) -> Job {
     let job = Job { output: LARGEST_RESPONSE, ..Job::new(Role::Inspect, DEADLINE).narrated(SOURCE) };
-    // A unit has a /tmp of its own.
+    // A unit has its own /tmp.
     let is_hidden =
         |store: &PathBuf| ["/tmp", "/var/tmp"].iter().any(|place| store.starts_with(place)) && store.exists();
     let hidden = request.stores().filter(is_hidden);
@@ -152,7 +152,7 @@ fn job(request: &ExamineModelsRequest) -> Job {
     })
 }
 
-/// Reports the progress in the lines of a unit, and passes on every other line.
+/// Reports the progress from the lines of a unit, and passes on all other lines.
 struct UnitLines {
     runner: Runner,
     report: Box<dyn Fn(&str) + Send>,

@@ -1,4 +1,5 @@
-//! The other units of the application in a run: noted before the stop, started again after step 5, named in the report.
+//! The other units of the application in a run: recorded before the stop, started again after step 5, named in the
+//! report.
 
 use refresh_events::run_report::{OtherState, OtherUnit, Tie};
 use refresh_installation::installation::Installation;
@@ -10,10 +11,10 @@ use refresh_system::text::quoted;
 
 use super::account::Account;
 
-/// Notes, before the stop, which units go down with the service and which go on running the old version.
+/// Records, before the stop, the units that stop with the service and those that continue to run the old version.
 ///
 /// # Errors
-/// The manager cannot be asked, or the note not be written: nothing is to be stopped then.
+/// The manager cannot be queried, or the record cannot be written; then nothing may be stopped.
 pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
     let found = on.service.others()?;
     let noted = others::note(&on.layout, &account.report.run, &found.stopped_with_it)?;
@@ -28,7 +29,8 @@ pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
     Ok(())
 }
 
-/// Starts again, after the service has proved itself, what was stopped with it, and warns of what runs the old version.
+/// After the service has passed its health check, starts the units again that were stopped with it, and warns of units
+/// that run the old version.
 pub(crate) fn settle(on: &Installation, account: &mut Account) {
     let mut left = Vec::new();
     for other in account.report.service.others.iter_mut().filter(|other| other.tie == Tie::Also) {
@@ -58,7 +60,7 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) {
     warn_of_untied(on, account);
 }
 
-/// Starts again what an earlier run has stopped with the service; returns what a person should know.
+/// Starts the units again that an earlier run has stopped with the service; returns warnings for a person.
 pub fn start_noted(on: &Installation) -> Vec<String> {
     let noted = match others::noted(&on.layout) {
         Ok(noted) => noted,
@@ -89,7 +91,7 @@ fn warn_of_untied(on: &Installation, account: &mut Account) {
     if account.untied.is_empty() {
         return;
     }
-    // Restarted meanwhile, by a hook or a person, it runs the new version.
+    // If a hook or a person has restarted it meanwhile, it runs the new version.
     let now = on.service.others().map(|found| found.untied).unwrap_or_default();
     let runs_on = |it: &Untied| now.iter().any(|now| now.unit == it.unit && now.invocation == it.invocation);
     for it in std::mem::take(&mut account.untied) {

@@ -10,10 +10,10 @@ use super::account::Account;
 use super::hook::{HookContext, run_hook};
 use super::{models, rehearsal};
 
-/// Runs every hook; the first that fails ends the run. Models that were not looked at in staging are looked at before.
+/// Runs every hook; the first that fails ends the run. Models that staging did not verify are verified before.
 ///
 /// # Errors
-/// The models are not as they should be, a hook failed, hung past its deadline, or could not be started.
+/// A model has a problem; or a hook failed, exceeded its deadline, or could not be started.
 pub(crate) fn prepare(
     on: &Installation,
     account: &mut Account,
@@ -21,7 +21,7 @@ pub(crate) fn prepare(
     generation: &Generation,
 ) -> Outcome<String> {
     let verified = models::ensure_verified(on, account, &release.settings, &release.commit)?;
-    // Staging has reported it.
+    // Otherwise staging has reported it.
     let models = verified
         .filter(|_| !account.report.staged)
         .map(|sentence| format!(", {sentence}"))
@@ -43,7 +43,7 @@ pub(crate) fn prepare(
         }
         checkpoint::reach("prepare:after-hook");
     }
-    // The record itself is made once the service runs again.
+    // The record itself is made when the service runs again.
     account.hook_time = Some(HookTime { since, until: clock::await_clock_tick()? });
     Ok(match hooks.len() {
         1 => format!("1 hook: {}{models}", hooks[0].name),

@@ -1,7 +1,7 @@
 //! The rehearsal: staged hooks run in a copy of the commit, with the next environment, while the service still runs.
 //!
-//! Staged checks leave nothing. What staged `assets` hooks wrote is kept beside the run and copied into `app/` in step 4, in
-//! the place of the hook itself.
+//! Staged checks leave no files. The products of staged `assets` hooks are kept beside the run and copied into `app/`
+//! in step 4, instead of running the hook there.
 
 use std::path::PathBuf;
 
@@ -21,15 +21,15 @@ use super::hook::{HookContext, run_hook};
 use super::hook_program;
 use super::staged_assets::{StagedAssets, is_staged_asset};
 
-/// Where the copy is, and later the products.
+/// Returns the path of the copy, and later of the products.
 fn place_of(on: &Installation, run: &RunId) -> PathBuf {
     on.layout.run(run).join(STAGED_TREE)
 }
 
-/// Runs the import check and the staged hooks in a copy of the commit; returns how many there were.
+/// Runs the import check and the staged hooks in a copy of the commit; returns their number.
 ///
 /// # Errors
-/// The copy cannot be made, or one of them failed.
+/// The copy cannot be created, or one of the hooks failed.
 pub(crate) fn rehearse(
     on: &Installation,
     account: &mut Account,
@@ -59,7 +59,7 @@ pub(crate) fn rehearse(
     } else {
         disk::remove_tree(&copy)?;
     }
-    // The report describes what `app/` holds, which is not what failed.
+    // The report describes the content of `app/`, not the commit that failed.
     rehearsed.context(|| format!("{} on {} did not pass", release.commit.short(), account.branch()))?;
     Ok(hooks.len())
 }
@@ -79,7 +79,7 @@ pub(crate) fn place_assets(on: &Installation, account: &mut Account) -> Outcome<
     Ok(())
 }
 
-/// Removes what is left beside the run. A failure is a warning.
+/// Removes the copy and the products. A failure is a warning.
 pub(crate) fn discard(on: &Installation, account: &mut Account) {
     if account.staged_assets.take().is_some()
         && let Err(failure) = disk::remove_tree(&place_of(on, &account.report.run))

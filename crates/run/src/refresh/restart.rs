@@ -1,5 +1,5 @@
 //! Step 5: file systems synced, service started through the fence, probed until it is healthy and has settled, fence
-//! down (RW-5.5). Otherwise: stopped again, and fenced it stays (RW-7.1).
+//! down (RW-5.5). If that fails, the service is stopped again and stays fenced (RW-7.1).
 
 use crate::plan::Target;
 use refresh_environments::Generation;
@@ -17,14 +17,14 @@ use super::account::Account;
 use super::socket;
 use super::socket_holder::is_systemd;
 
-/// How many of the service's last lines an error carries.
+/// The number of the service's last lines in an error.
 const LOG_LINES: usize = 20;
 
-/// Starts the service and proves it.
+/// Starts the service and checks it.
 ///
 /// # Errors
-/// It cannot be started, does not become healthy within the deadline, does not stay so, or is not the new version. It
-/// is stopped again then.
+/// The service cannot be started, does not become healthy within the deadline, does not stay healthy, or is not the new
+/// version. It is then stopped again.
 pub(crate) fn restart(
     on: &Installation,
     account: &mut Account,
@@ -33,7 +33,7 @@ pub(crate) fn restart(
 ) -> Outcome<String> {
     account.restart_since = Some(clock::monotonic());
     account.progress("syncing file systems");
-    // Neither git nor the installers sync what they write; without this a "success" may not survive a power cut.
+    // Neither git nor the installers sync their files; without this sync, a "success" may not survive a power cut.
     disk::sync_file_system(&on.layout.app())?;
     if !disk::same_device(&on.layout.app(), &on.layout.environments())? {
         disk::sync_file_system(&on.layout.environments())?;
@@ -53,14 +53,14 @@ pub(crate) fn restart(
     Ok(summary)
 }
 
-/// Makes the proved pair the deployed one. The status first: a fence that falls must find it true.
+/// Makes the checked pair the deployed one. The status is written first: it must be true when the fence is lowered.
 fn settle(on: &Installation, deployed: &Deployment, is_rollback: bool) -> Outcome<()> {
     status_file::set_deployed(&on.layout, deployed, is_rollback)?;
     checkpoint::reach("restart:status");
     fence::lower(&on.layout)
 }
 
-/// Settles how the service will be asked, and that no other process answers in its place.
+/// Resolves the probe of the service, and checks that no other process answers in its place.
 fn before_the_start(
     on: &Installation,
     account: &mut Account,
@@ -109,8 +109,8 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     ))
 }
 
-/// Proves that every process which listens on the service's port is of the new service: a stranger or a left-over
-/// process of an old one may answer just as well. A service that is asked elsewhere need not listen here.
+/// Checks that every process that listens on the service's port belongs to the new service: a stranger or a left-over
+/// process of the old one could also answer. A service with a probe on another address need not listen here.
 fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
     let number = on.port()?;
     let holders = port::holders(number)?;
@@ -125,7 +125,7 @@ fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Out
     Ok(())
 }
 
-/// Ends a service that did not prove itself; its last lines belong to the error.
+/// Ends a service that failed its health check; its last lines are part of the error.
 fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
     let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
     let stopped = interrupt::shielded(|| on.service.stop());

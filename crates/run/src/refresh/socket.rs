@@ -1,5 +1,5 @@
-//! The service's own socket during a refresh: a unit of ours has it from before the stop until the service is proved. So it
-//! stays open, connections wait in its backlog, and systemd starts nothing for them.
+//! The service's own socket during a refresh: a unit of this program holds it from before the stop until the service
+//! has passed its health check. So it stays open, connections wait in its backlog, and systemd starts nothing for them.
 
 use std::time::Duration;
 
@@ -19,16 +19,17 @@ use refresh_system::{checkpoint, clock};
 use super::account::Account;
 use super::socket_holder::{SYSTEMD, SocketHolder, is_systemd};
 
-/// How long the socket is held at most, whatever becomes of the run.
+/// The time limit for holding the socket, even if the run does not end.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the service has to read what it has taken, while new connections wait outside.
+/// The time limit for the service to read its accepted connections, while new connections wait outside.
 const READING: Duration = Duration::from_secs(1);
 
-/// How long what closed a socket counts against it: the default of `TriggerLimitIntervalSec=`, and a little more.
+/// How long the starts that closed a socket count against it: the default of `TriggerLimitIntervalSec=`, and a little
+/// more.
 const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
 
-/// How often that is checked.
+/// The interval of that check.
 const TICK: Duration = Duration::from_millis(2);
 
 /// Returns whether a process may listen on the service's port while the service is stopped.
@@ -41,15 +42,16 @@ pub(crate) fn is_allowed(on: &Installation, account: &Account, holder: &PortHold
             .is_some_and(|held| held.allows(holder) || page::is_it(on.service.as_ref(), holder))
 }
 
-/// Starts the unit that has the service's sockets, where socket units start the service. A socket unit that systemd has closed
-/// because of the fence is opened with it.
+/// Starts the unit that holds the service's sockets, if socket units start the service. A socket unit that systemd has
+/// closed because of the fence is opened with it.
 ///
 /// # Errors
-/// A socket unit is not the service's own, the unit cannot be started or does not get the sockets, or a page cannot be ended.
+/// A socket unit does not belong to the service alone, the unit cannot be started or does not get the sockets, or a
+/// page cannot be ended.
 pub(crate) fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
     let sockets = on.service.sockets()?;
     if sockets.is_empty() || sockets.iter().any(|socket| !socket.is_open) {
-        // A page may still have a socket that its unit has closed, which keeps that from being opened again.
+        // A page may still hold a socket that its unit has closed; the socket could then not be opened again.
         on.service.end_page()?;
     }
     if sockets.is_empty() {
@@ -89,15 +91,15 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(SocketHolder, 
     Ok((held, names))
 }
 
-/// Opens the gate that a killed run may have left closed, and removes what else it has left. To be called after each end of a run,
-/// and before a person lowers the fence: there is no run then. Returns what a person should know.
+/// Opens the gate that a killed run may have left closed, and removes its other remains. Must be called after each end
+/// of a run, and before a person lowers the fence, while no run is in progress. Returns a warning for a person.
 pub fn open_left(on: &Installation) -> Option<String> {
     if !on.units.have_left_sockets() {
         return None;
     }
     let open = || -> Outcome<()> {
         let sockets: Vec<SocketUnit> = on.service.sockets()?.into_iter().filter(|it| it.is_open).collect();
-        // One that is closed, or was opened again, has no gate any more.
+        // A socket that is closed, or was opened again, no longer has a gate.
         if sockets.is_empty() { Ok(()) } else { start(on, sockets).map(drop) }
     };
     let failure = open().err()?;
@@ -105,9 +107,9 @@ pub fn open_left(on: &Installation) -> Option<String> {
     Some(format!("the socket of the service may not take connections until it is opened again: {why}"))
 }
 
-/// Keeps new connections outside until [`open_gate`], and waits until the service has read what it has taken: some servers reset
-/// the connections that they have taken and not read when they are stopped. Returns `true` if connections wait outside; where
-/// that cannot be done the refresh goes on.
+/// Keeps new connections outside until [`open_gate`], and waits until the service has read its accepted connections: at
+/// their stop, some servers reset connections that they have accepted but not read. Returns `true` if connections wait
+/// outside. If that is not possible, the refresh continues.
 pub(crate) fn close_gate(on: &Installation, account: &mut Account) -> bool {
     let Some(held) = &mut account.held else { return false };
     let closed = held.ask(GateRequest::Close).and_then(|state| Ok((state.gates, on.port()?)));
@@ -130,8 +132,8 @@ pub(crate) fn close_gate(on: &Installation, account: &mut Account) -> bool {
     true
 }
 
-/// Waits until the service has taken and read all that has come on its connections, at most for [`READING`]. Returns the
-/// connections that it has then.
+/// Waits until the service has accepted all its connections and read their data, at most for [`READING`]. Returns its
+/// connections at that time.
 fn await_read(number: u16) -> Vec<Connection> {
     let end = clock::monotonic() + READING;
     loop {
@@ -143,10 +145,10 @@ fn await_read(number: u16) -> Vec<Connection> {
     }
 }
 
-/// Lets the connections in that wait outside: nothing takes them any more but the service that is started next.
+/// Admits the connections that wait outside: only the next start of the service can now accept them.
 pub(crate) fn open_gate(account: &mut Account) {
     let Some(held) = &mut account.held else { return };
-    // Where the unit has ended, a fresh one opens the gate before it answers.
+    // If the unit has ended, a new one opens the gate before it answers.
     if let Err(failure) = held.ask(GateRequest::Open).or_else(|_| held.ask(GateRequest::Open)) {
         account
             .warn(format!("the unit that holds the socket does not answer: {}", failure.chain().join(": ")));
@@ -154,16 +156,16 @@ pub(crate) fn open_gate(account: &mut Account) {
     checkpoint::reach("socket:gate-opened");
 }
 
-/// Returns whether systemd keeps a socket of the service open now, which the start of the service may have opened.
+/// Returns whether systemd now keeps a socket of the service open, which the start of the service may have opened.
 ///
 /// # Errors
-/// systemd cannot be asked.
+/// systemd cannot be queried.
 pub(crate) fn is_kept_open(on: &Installation) -> Outcome<bool> {
     Ok(on.service.sockets()?.iter().any(|socket| socket.is_open))
 }
 
-/// Has new connections wait for the next start of the service, where the embedded supervisor starts it with its socket; returns
-/// `true` if they do. Where that cannot be done the refresh goes on.
+/// Lets new connections wait for the next start of the service, if the embedded supervisor starts it with its socket.
+/// Returns `true` if they wait. If that is not possible, the refresh continues.
 pub(crate) fn open_next(on: &Installation, account: &mut Account) -> bool {
     match on.service.open_next_socket() {
         Ok(opened) => opened,
@@ -175,7 +177,7 @@ pub(crate) fn open_next(on: &Installation, account: &mut Account) -> bool {
     }
 }
 
-/// Ends the unit: the service has the sockets again.
+/// Ends the unit: the service holds the sockets again.
 pub(crate) fn release(account: &mut Account) {
     if let Some(mut held) = account.held.take() {
         count_waited(account, &mut held);
@@ -187,7 +189,8 @@ pub(crate) fn release(account: &mut Account) {
     checkpoint::reach("socket:released");
 }
 
-/// Asks the unit for the connections that waited. Those by which this program asked the service are not counted.
+/// Queries the unit for the number of connections that waited. This program's own requests to the service are not
+/// counted.
 fn count_waited(account: &mut Account, held: &mut SocketHolder) {
     let own = account.asked_here;
     let Some(seen) = &mut account.report.connections else { return };

@@ -1,4 +1,4 @@
-//! The unit that has the sockets of the service while it is down.
+//! The unit that holds the sockets of the service while the service is down.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -10,16 +10,16 @@ use refresh_service::port::PortHolder;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::interrupt;
 
-/// systemd, which opens the sockets of socket units and keeps them.
+/// The process of systemd, which opens and keeps the sockets of socket units.
 pub(super) const SYSTEMD: i32 = 1;
 
-/// How long the unit may take to answer.
+/// The time limit of the unit's answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// The unit that has the sockets. Dropping it ends the unit.
+/// The unit that holds the sockets. Dropping this value ends the unit.
 #[derive(Debug)]
 pub(crate) struct SocketHolder {
-    /// `None` from its end on.
+    /// `None` after its end.
     pub(super) waiting: Option<Waiting>,
     /// The other ends of the connections that were open before it was started.
     pub(super) early: HashSet<SocketAddr>,
@@ -28,7 +28,7 @@ pub(crate) struct SocketHolder {
 }
 
 impl SocketHolder {
-    /// Returns whether a process has the socket by right while the service is stopped.
+    /// Returns whether a process may hold the socket while the service is stopped.
     pub(super) fn allows(&self, holder: &PortHolder) -> bool {
         let unit = self.waiting.as_ref().and_then(Waiting::unit);
         is_systemd(holder) || unit.is_some() && holder.unit.as_deref() == unit
@@ -38,7 +38,7 @@ impl SocketHolder {
         self.waiting.as_ref().is_some_and(Waiting::is_alive)
     }
 
-    /// Asks the unit. It is not interrupted: a gate must not stay closed for that.
+    /// Sends a request to the unit. It cannot be interrupted: a gate must not stay closed because of an interruption.
     pub(super) fn ask(&mut self, request: GateRequest) -> Outcome<GateState> {
         let Some(waiting) = &mut self.waiting else { return Err(Failure::new("the unit has ended")) };
         interrupt::shielded(|| waiting.ask_within(ANSWER, &request))
@@ -47,7 +47,7 @@ impl SocketHolder {
 
 impl Drop for SocketHolder {
     fn drop(&mut self) {
-        // Its input is closed first: it leaves the sockets as they were.
+        // Its input is closed first; the unit then leaves the sockets unchanged.
         if let Some(waiting) = self.waiting.take() {
             waiting.end();
         }

@@ -1,4 +1,4 @@
-//! What staging has ensured. It touches nothing.
+//! The results of staging. Pure.
 
 use refresh_environments::Generation;
 use refresh_installation::installation::Release;
@@ -6,7 +6,7 @@ use refresh_settings::names::CommitId;
 use refresh_source::aligner::Aligner;
 use refresh_source::prepared_tree::PreparedTree;
 
-/// What staging has ensured.
+/// The results of staging.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) release: Release,
@@ -16,7 +16,7 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Returns what the commit brings, and the prepared tree.
+    /// Returns the release of the commit, and the prepared tree.
     pub(crate) fn target(&self) -> (&Release, &PreparedTree) {
         (&self.release, &self.tree)
     }
@@ -26,7 +26,7 @@ impl Staged {
         self.aligner.take()
     }
 
-    /// Returns the generation that was ensured, where it was for this commit.
+    /// Returns the provided generation, if it is for this commit.
     pub(crate) fn generation_of(self, commit: &CommitId) -> Option<Generation> {
         (self.release.commit == *commit).then_some(self.generation)
     }

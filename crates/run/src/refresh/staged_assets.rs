@@ -1,4 +1,4 @@
-//! The products of staged `assets` hooks. It touches nothing.
+//! The products of staged `assets` hooks. Pure.
 
 use refresh_settings::names::CommitId;
 use refresh_settings::{Hook, HookKind};
@@ -11,7 +11,7 @@ pub(crate) struct StagedAssets {
 }
 
 impl StagedAssets {
-    /// Returns whether a hook's products for a commit are among them.
+    /// Returns whether the products include those of a hook for a commit.
     pub(crate) fn cover(&self, hook: &Hook, commit: &CommitId) -> bool {
         is_staged_asset(hook) && self.commit == *commit
     }

@@ -1,7 +1,7 @@
-//! Staging: what can fail is done while the service still runs.
+//! Staging: work that can fail is done while the service still runs.
 //!
-//! Only the tool's own stores change, through the same operations that steps 2 and 3 call where staging is left out. So
-//! leaving it out is no second path through the program.
+//! Only the tool's own stores change, through the same operations that steps 2 and 3 call if staging is left out. So a
+//! run without staging is not a second path through the program.
 
 use crate::plan::space;
 use refresh_events::run_report::Phase;
@@ -21,17 +21,17 @@ use super::steps::{Planned, Refresh};
 use super::{entry, environment, models, rehearsal, status, sync};
 
 impl Refresh<'_, Planned> {
-    /// Notes the service that ran when preflight looked.
+    /// Records the service that ran at preflight.
     #[must_use]
     pub fn with_service(mut self, running: Option<Running>) -> Self {
         self.account.running = running;
         self
     }
 
-    /// Fills the stores: commit, environment, prepared tree, staged checks; looks at the models.
+    /// Fills the stores: commit, environment, prepared tree. Runs the staged checks and verifies the models.
     ///
     /// # Errors
-    /// Something of it failed: the refresh was not started, the service is as it was (exit 3).
+    /// A part of staging failed: the refresh was not started, and the service is unchanged (exit 3).
     pub fn stage(mut self) -> Result<Self, exit::Error> {
         let on = self.on;
         let staged = self.account.part(Phase::Staging, |account| {
@@ -45,7 +45,8 @@ impl Refresh<'_, Planned> {
             let hooks = rehearsal::rehearse(on, account, &release, &generation)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|sentence| format!(", {sentence}")).unwrap_or_default();
-            // Checks have run in it and models were read for minutes; looked at now, it need not be while nothing runs.
+            // Checks have run in it, and reading the models may have taken minutes. It is examined now, so it need not
+            // be examined while the service is down.
             let generation = environment::ensure_generation(on, account, &release)?;
             space::check_while_down(on)?;
             check_service(on, account)?;
@@ -54,7 +55,7 @@ impl Refresh<'_, Planned> {
                 if hooks == 0 { String::new() } else { format!(", {} passed", count(hooks, "check")) };
             let summary =
                 format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), generation.name);
-            // Last, so that it waits for as short as can be.
+            // It comes last, to wait as short as possible.
             Exchange::make_room(&on.layout, &account.report.run, on.owner)?;
             let mut aligner = Aligner::start(on)?;
             aligner.list_beforehand(on, &release.commit, &account.known);
@@ -63,7 +64,7 @@ impl Refresh<'_, Planned> {
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
             Err(failure) => Err(interrupt::shielded(|| {
-                // It may be what has filled the disk; the next run removes what cannot be removed now.
+                // It may have filled the disk; the next run removes the parts that cannot be removed now.
                 rehearsal::discard(on, &mut self.account);
                 let _ = disk::remove_tree(&on.layout.tree(&self.account.report.run));
                 let _ = disk::remove_if_empty(&on.layout.previous_tree(&self.account.report.run));
@@ -73,8 +74,9 @@ impl Refresh<'_, Planned> {
     }
 }
 
-/// Checks that the service still runs as preflight found it: builds and checks may have taken its memory, or another
-/// command has stopped it. One that was restarted again and again before is no reason to refuse: the refresh may be the repair.
+/// Checks that the service still runs as at preflight: builds and checks may have used its memory, or another command
+/// may have stopped it. A service that had already been restarted repeatedly is no reason to refuse: the refresh may be
+/// the repair.
 fn check_service(on: &Installation, account: &Account) -> Outcome<()> {
     let Some(before) = account.running.as_ref().filter(|before| before.restarts == 0) else { return Ok(()) };
     let state = on.service.observe()?;

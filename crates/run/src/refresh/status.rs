@@ -27,33 +27,33 @@ use refresh_system::{checkpoint, clock};
 use super::account::Account;
 use super::{again, page, rehearsal};
 
-/// How many entries of the protected paths are looked at; a store with more is looked at in part.
+/// The largest number of entries of the protected paths that are inspected; a larger store is inspected in part.
 const INVENTORY_LIMIT: usize = 200_000;
 
-/// From which size on the stash is worth a warning, in bytes.
+/// The size in bytes from which the stash causes a warning.
 const STASH_LARGE: u64 = 5 << 30;
 
-/// How many paths of local changes a report names.
+/// The largest number of paths of local changes in a report.
 const NAMED: usize = 50;
 
-/// The protected paths as they are while the service is down: names, sizes, modes, times.
+/// The state of the protected paths while the service is down: names, sizes, modes, times.
 #[derive(Debug)]
 pub(crate) struct Inventory {
     roots: Vec<(PathBuf, Manifest)>,
 }
 
-/// Which of the protected paths are looked at again.
+/// The protected paths that are inspected again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InventoryScope {
     /// All of them: no hook has run yet, so nothing may have changed.
     All,
-    /// All but persistent data, which hooks are there to change.
+    /// All but persistent data, which hooks may change.
     AllButData,
 }
 
 impl Inventory {
-    /// Looks at every protected path (RW-3.2, RW-6.1), the tool's own state left out. One that cannot be looked at is a
-    /// warning: it says nothing against the refresh, only that nothing is claimed of it.
+    /// Inspects every protected path (RW-3.2, RW-6.1), except the tool's own state. A path that cannot be inspected is
+    /// a warning. It is no objection to the refresh; the report only makes no statement about that path.
     pub(crate) fn new(on: &Installation, account: &mut Account) -> Self {
         let layout = &on.layout;
         let mut roots = Vec::new();
@@ -71,13 +71,13 @@ impl Inventory {
         Self { roots }
     }
 
-    /// Looks again and adds to the account what differs.
+    /// Inspects the paths again and adds the differences to the account.
     pub(crate) fn compare(&self, on: &Installation, account: &mut Account, again: InventoryScope) {
         for (root, before) in &self.roots {
             if again == InventoryScope::AllButData && *root == on.layout.persistent() {
                 continue;
             }
-            // What cannot be looked at now could be before: that is a change too.
+            // A path that cannot be inspected now could be inspected before: that is a change too.
             let after = scan_tree(root).unwrap_or_default();
             let found = before.compare(&after);
             let changed = found.changed.iter().map(|(path, _)| path);
@@ -95,7 +95,8 @@ fn scan_tree(root: &Path) -> Outcome<Manifest> {
     Scan::metadata().at_most(INVENTORY_LIMIT).of(root)
 }
 
-/// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
+/// Cleans up the tool's own stores after a success: removes data that no kept run needs any more. A failure is a
+/// warning.
 pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
     record_hook_outputs(on, account);
     rehearsal::discard(on, account);
@@ -120,7 +121,7 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
     format!("{commit} on {} in {generation}", account.branch())
 }
 
-/// Adds the runs that did not succeed to the time without the service, and where the first of them has its log.
+/// Adds the runs that did not succeed to the outage, and the command that shows the log of the first.
 fn complete_outage(on: &Installation, account: &mut Account) {
     let run = account.report.run.clone();
     let Some(outage) = &mut account.report.outage else { return };
@@ -134,7 +135,8 @@ fn complete_outage(on: &Installation, account: &mut Account) {
     }
 }
 
-/// Records what hooks wrote into `app/`. Without the record the next run keeps it: more than needed, never less.
+/// Records the files that hooks wrote into `app/`. Without the record the next run keeps these files: more than
+/// necessary, never less.
 fn record_hook_outputs(on: &Installation, account: &mut Account) {
     let (Some(time), Some(commit)) = (account.hook_time.take(), account.report.commit.clone()) else {
         return;
@@ -146,7 +148,7 @@ fn record_hook_outputs(on: &Installation, account: &mut Account) {
     checkpoint::reach("status:recorded");
 }
 
-/// Keeps or removes the previous trees of this run and of earlier ones. Trouble is a warning: the trees stay.
+/// Keeps or removes the previous trees of this run and of earlier ones. A failure is a warning: the trees stay.
 fn settle_previous(on: &Installation, account: &mut Account) {
     let (kept, failures) = match stash::settle(on, &account.known) {
         Ok(settled) => settled,
@@ -177,7 +179,7 @@ fn settle_previous(on: &Installation, account: &mut Account) {
     account.report.saved.look = looks.pop();
 }
 
-/// Points out a file that is kept run after run, with the line to add, and a stash that has grown large.
+/// Returns warnings about a file that is stashed in every run, with the line to add, and about a large stash.
 fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     if account.report.saved.count == 0 {
         return Ok(Vec::new());
@@ -222,7 +224,7 @@ pub(crate) fn halted(
     rehearsal::discard(on, &mut account);
     let previous = on.layout.previous_tree(&account.report.run);
     if previous.exists() {
-        // To compare it now would keep the service down for longer.
+        // A comparison now would prolong the downtime.
         account.note(&format!("the previous tree is in {}: the next run compares it", previous.display()));
         account.report.saved.place = Some(previous);
     }
@@ -231,13 +233,13 @@ pub(crate) fn halted(
         return refused(on, account, failure);
     }
     let reason = format!("run {} halted at {phase}", account.report.run);
-    // This also raises the fence again, should its fall have failed half-way.
+    // This also raises the fence again if lowering it was incomplete.
     let commit = if phase == Phase::Stop { &account.report.commit_before } else { &account.report.commit };
     let halt = Halt { phase, commit: commit.clone() };
     if let Err(unwritten) = fence::explain(&on.layout, &account.report.run, &reason, failure, halt) {
         account.warn(format!("the service is fenced, but the reason cannot be written: {unwritten}"));
     }
-    // While the sockets are still held: no connection finds them closed.
+    // This happens while the sockets are still held: no connection finds them closed.
     match page::show(on) {
         Ok(true) => account.note("visitors get a page until the service is back"),
         Ok(false) => {}
@@ -245,7 +247,7 @@ pub(crate) fn halted(
     }
     on.service.close_next_socket();
     let next = if failure.is_by_others() {
-        // Nothing is wrong with the version: the same run can succeed.
+        // The version is not the cause: the same run can succeed.
         account.again.replace(" --if-changed", "")
     } else {
         next_after_halt(on, &account)
@@ -273,7 +275,7 @@ pub fn refused_in_preflight(
     exit::Error::Run(Box::new(report))
 }
 
-/// Ends a run that found everything right already: nothing was done, and nothing is written.
+/// Ends a run that found everything up to date: nothing was done, and nothing is written.
 pub fn unchanged(on: &Installation, events: &Events, mut report: Report) {
     end_unchanged(on, events, &mut report, Ending::Unchanged, 0);
 }
@@ -292,11 +294,11 @@ fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending
     events.emit(&Event::RunFinished { report: Box::new(report.clone()) });
 }
 
-/// Completes a report with how the run ended and what the installation is like now.
+/// Completes a report with the end of the run and the present state of the installation.
 pub(super) fn complete(on: &Installation, report: &mut Report, result: Ending, exit_code: u8) {
     (report.result, report.exit_code, report.finished_at) = (result, exit_code, clock::now());
     if report.commit.is_none() {
-        // Until `app/` is proved to be the target, the report has what it holds.
+        // Until `app/` is verified to equal the target, the report has the present commit.
         let (commit, branch) = held(on);
         report.commit = commit;
         report.branch = branch.unwrap_or_else(|| report.branch.clone());
@@ -314,12 +316,12 @@ pub(super) fn complete(on: &Installation, report: &mut Report, result: Ending, e
     report.confinement = on.units.enforcement().ok();
 }
 
-/// The commit that `app/` is at, as far as that can be read.
+/// Returns the commit of `app/`, if it can be read.
 fn head(on: &Installation) -> Option<CommitId> {
     held(on).0
 }
 
-/// The commit that `app/` is at, and the branch that it is on, else that was deployed, as far as that can be read.
+/// Returns the commit of `app/`, and its branch or else the deployed branch, if they can be read.
 fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
     let deployed = || status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     let Ok(tree) = work_tree::of(on) else { return (None, deployed()) };
@@ -335,7 +337,7 @@ fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> r
     let known = failure.hints();
     let mut hints: Vec<String> =
         known.iter().map(|hint| on.as_typed(&again::complete(&hint.to_string(), again))).collect();
-    // A cause that knows the very command to type knows better than the step that it happened in.
+    // A cause with an exact command is more precise than the step in which it occurred.
     let known = known.iter().position(|hint| hint.own_command().is_some());
     let next = match known {
         Some(index) if phase.step().is_none() => hints.remove(index),
@@ -344,27 +346,28 @@ fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> r
     run_report::Error { phase, chain: failure.chain(), hints, next }
 }
 
-/// After a halt: back to the last good pair where there is one, else again when the cause is mended.
+/// Returns the command to use after a halt: a rollback to the last good pair if there is one, else the same run after
+/// the repair of the cause.
 fn next_after_halt(on: &Installation, account: &Account) -> String {
     let live = on.live();
     let moved =
         match status_file::read(&on.layout).deployed {
             Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
-            // Before the first success there is only what was there before the first run.
+            // Before the first success, only the state before the first run exists.
             None => account.report.environment.generation_before.as_ref().is_some_and(|before| {
                 Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)
             }),
         };
     match account.target {
         Target::Latest(_) if moved => "ladylinux-refresh rollback".to_owned(),
-        // A run with --if-changed would hold the commit back that has just halted.
+        // A run with --if-changed would hold back the commit that has just halted.
         Target::Latest(_) => account.again.replace(" --if-changed", ""),
         Target::Earlier(_) => "ladylinux-refresh run".to_owned(),
     }
 }
 
 /// Ends a run that has begun: completes its report, writes report and status, closes the journal, sends the last event.
-/// Nothing here can make a result worse.
+/// No failure in here makes the result worse.
 fn close(
     on: &Installation,
     mut account: Account,

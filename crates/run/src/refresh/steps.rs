@@ -12,7 +12,7 @@ use super::staged::Staged;
 use super::status::{self, InventoryScope};
 use super::{environment, others, prepare, restart, stop, sync};
 
-/// Executes the six steps. What this returns is what happened; nothing is undone by itself.
+/// Executes the six steps. The report describes the real result; nothing is undone automatically.
 ///
 /// # Errors
 /// A step failed: the service is stopped and fenced, and the report has the rest (RW-7.1).
@@ -28,7 +28,7 @@ pub struct Refresh<'a, P> {
     pub(super) at: P,
 }
 
-/// Nothing of the installation has been touched.
+/// Nothing of the installation has been changed.
 #[derive(Debug)]
 pub struct Planned {
     pub(super) staged: Option<Staged>,
@@ -41,7 +41,7 @@ pub struct Stopped {
     inventory: status::Inventory,
 }
 
-/// `app/` is the commit.
+/// `app/` equals the commit.
 #[derive(Debug)]
 pub struct Synced {
     staged: Option<Staged>,
@@ -49,7 +49,7 @@ pub struct Synced {
     release: Release,
 }
 
-/// `venv` leads to the generation.
+/// `venv` points to the generation.
 #[derive(Debug)]
 pub struct Built {
     inventory: status::Inventory,
@@ -84,10 +84,10 @@ impl<'a> Refresh<'a, Planned> {
 }
 
 impl<'a> Refresh<'a, Stopped> {
-    /// Step 2: `app/` becomes the commit (RW-5.2).
+    /// Step 2: `app/` becomes equal to the commit (RW-5.2).
     ///
     /// # Errors
-    /// The tree is not the commit. The run has halted.
+    /// The tree differs from the commit. The run has halted.
     pub fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
         self.advance(Phase::Sync, |on, account, mut at| {
             let (release, summary) = sync::sync(on, account, at.staged.as_mut())?;
@@ -125,10 +125,10 @@ impl<'a> Refresh<'a, Built> {
 }
 
 impl<'a> Refresh<'a, Prepared> {
-    /// Step 5: started, proved, fence down (RW-5.5).
+    /// Step 5: service started and checked, fence down (RW-5.5).
     ///
     /// # Errors
-    /// The service did not prove itself and is stopped again. The run has halted.
+    /// The service failed its health check and is stopped again. The run has halted.
     pub fn restart(self) -> Result<Refresh<'a, Running>, exit::Error> {
         self.advance(Phase::Restart, |on, account, at| {
             let summary = restart::restart(on, account, &at.release, &at.generation)?;
@@ -153,8 +153,8 @@ impl Refresh<'_, Running> {
 }
 
 impl<'a, P> Refresh<'a, P> {
-    /// Goes from one phase to the next: intent, act, outcome. A failure ends the run: the service stays stopped, the
-    /// fence says why (RW-7.1).
+    /// Goes from one phase to the next: intent, act, outcome. A failure ends the run: the service stays stopped, and
+    /// the fence contains the reason (RW-7.1).
     fn advance<N>(
         mut self,
         phase: Phase,

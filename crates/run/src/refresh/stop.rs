@@ -15,7 +15,7 @@ use refresh_system::{checkpoint, clock, interrupt};
 use super::account::Account;
 use super::{others, socket};
 
-/// How long the kernel may take to free the port of processes that are gone.
+/// The time limit for the kernel to free the port of ended processes.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Stops the service behind a fence.
@@ -24,7 +24,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
 /// holds its port.
 pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
-    // It asks for the health after the start: nothing has to be started for that while the service is down.
+    // The unit of the probe sends the health check after the start: it need not be started while the service is down.
     let probe = probe::role(on.settings.probe.url.as_deref());
     on.units.keep_ready(probe)?;
     socket::hold(on, account)?;
@@ -40,7 +40,7 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
     account.down_since = Some(began);
     let is_held = before.is_some() && socket::close_gate(on, account);
     let waits_outside = is_held || socket::open_next(on, account);
-    // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
+    // An interruption does not end this early: a halted run leaves a stopped service (RW-7.1a).
     let stopped = interrupt::shielded(|| on.service.stop());
     if before.is_some() {
         socket::open_gate(account);
@@ -53,7 +53,7 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
         }
     };
     if !waits_outside {
-        // Until here the service still answered.
+        // Up to this point the service still answered.
         account.down_since = Some(began + stopped.others_took);
     }
     if stopped.force == Force::Killed {
@@ -70,8 +70,8 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
     Ok(stopped.to_string())
 }
 
-/// Holds the commit that a rollback leaves back from unattended runs, before anything is stopped: whatever becomes of the
-/// rollback, a person has decided against that commit.
+/// Holds back the commit that a rollback leaves, for unattended runs, before anything is stopped. Even if the rollback
+/// fails, a person has decided against that commit.
 fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
     let Target::Earlier(pair) = &account.target else { return Ok(()) };
     let Some(commit) = account.report.commit_before.clone().filter(|commit| *commit != pair.commit) else {
@@ -91,8 +91,8 @@ fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
     status_file::hold_back(&on.layout, held)
 }
 
-/// A service that a failed stop has not touched goes on: the fence is lowered again, and the units that were stopped before
-/// it are started. That run was refused, and has not halted.
+/// If a failed stop has not affected the service, lowers the fence again and starts the units that were stopped before
+/// the service. Such a run counts as refused, not as halted.
 fn leave_untouched(on: &Installation, account: &mut Account, before: Option<&Running>) {
     on.service.close_next_socket();
     let now = on.service.observe().ok();

@@ -1,7 +1,8 @@
 //! Step 2: the prepared tree is moved into `app/`, hard-reset and cleaned; preserved and git-ignored paths move across
 //! (RW-5.2).
 //!
-//! Nothing is removed: what was in `app/` is in the previous tree of this run, which is compared after the restart.
+//! Nothing is removed: the old content of `app/` is in the previous tree of this run, which is compared after the
+//! restart.
 
 use refresh_environments::Generation;
 use refresh_installation::installation::{Installation, Release};
@@ -20,7 +21,7 @@ use super::account::Account;
 use super::staged::Staged;
 use super::status::describe_request;
 
-/// Makes `app/` the target; returns what the commit brings.
+/// Makes `app/` equal to the target; returns the release of the commit.
 ///
 /// # Errors
 /// The remote cannot be reached (without staging), the commit cannot be deployed, or an entry cannot be moved. Nothing
@@ -43,7 +44,7 @@ pub(crate) fn sync(
         Some(waiting) => waiting,
         None => Aligner::start(on)?,
     };
-    // From here on the tree is not what is deployed; nothing may claim so.
+    // From here on, the tree is not the deployed version, so the file with the deployed version must go.
     disk::remove_file_if_there(&on.layout.deployed_env())?;
     checkpoint::reach("sync:undeployed");
 
@@ -62,11 +63,11 @@ pub(crate) fn sync(
     Ok((release, summary))
 }
 
-/// Prepares the tree of the commit: in staging, or in step 2 if staging is left out. Byte code is compiled for the
-/// environment that the tree will run with.
+/// Prepares the tree of the commit: in staging, or in step 2 if staging is left out. Bytecode is compiled for the
+/// environment of the tree.
 ///
 /// # Errors
-/// This file system cannot hold the tree, or the disk is full.
+/// This file system does not support the names of the tree, or the disk is full.
 pub(crate) fn prepare_tree(
     on: &Installation,
     account: &Account,
@@ -88,7 +89,7 @@ pub(crate) fn prepare_tree(
     tree.context(|| format!("the tree of {} cannot be prepared", release.commit.short()))
 }
 
-/// Adds to the account what moved across.
+/// Adds the paths that moved across to the account.
 fn report(on: &Installation, account: &mut Account, carried: &Carried) {
     let of = |reason: Reason| {
         let moved = carried.moved.iter().filter(move |kept| kept.reason == reason);
@@ -104,8 +105,8 @@ fn report(on: &Installation, account: &mut Account, carried: &Carried) {
     }
 }
 
-/// Ensures that the mirror holds the target and reads what it brings. Staging has called this before, unless it is left
-/// out; then everything is found done.
+/// Makes sure that the mirror has the target, and reads its release. Staging has already called this, unless it is left
+/// out; then there is nothing left to do.
 ///
 /// # Errors
 /// The remote cannot be reached, has no such branch, or the commit cannot be deployed.
@@ -116,13 +117,13 @@ pub(crate) fn ensure_release(on: &Installation, account: &mut Account) -> Outcom
         requested.commit = Some(commit.clone());
     }
     if account.report.staged {
-        // Without staging the service is down by now, and the report reads it after the restart.
+        // Without staging the service is already down, and the report reads it after the restart.
         describe_request(on, &mut account.report);
     }
     let release = on.release(&commit)?;
     account.record(Entry::Aimed { commit: commit.clone() })?;
     if account.known.contains(&commit) {
-        // A branch that stands still may have been given up for another.
+        // A branch without new commits may have been replaced by another one.
         if let Some(default) = on.mirror.other_default(account.branch())? {
             account.note(&format!(
                 "{} brings nothing new, and the default branch of the remote is {}",

@@ -1,4 +1,4 @@
-//! Following a run: its events go to a reporter, its messages to standard error, and its end becomes the exit code.
+//! Follows a run: its events go to a reporter, its messages to standard error, and its end becomes the exit code.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -22,33 +22,33 @@ use refresh_system::{clock, interrupt};
 use super::spool::Spool;
 use super::start;
 
-/// How often the spool is read while the run's process lives. Its end is noticed at once.
+/// The interval of reads of the spool while the run's process lives. Its end is noticed immediately.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often the spool is read while the run's process is not there (yet, or any more).
+/// The interval of reads of the spool while the run's process does not exist (not yet, or no longer).
 const BEGIN_LOOK: Duration = Duration::from_millis(20);
-/// How often systemd is asked, while the run's process is not there (yet, or any more).
+/// The interval of queries to systemd while the run's process does not exist (not yet, or no longer).
 const ASK: Duration = Duration::from_millis(200);
-/// How long a run may take to begin where no process can be asked whether it will.
+/// The time limit for the beginning of a run without a known process.
 const BEGIN: Duration = Duration::from_secs(10);
 
 /// A reader of the events of a run.
 pub struct Follower<'a> {
-    /// Where the run is.
+    /// The layout of the installation.
     pub layout: &'a Layout,
     /// The run.
     pub run: &'a RunId,
-    /// Who renders what happens.
+    /// The renderer of the events.
     pub reporter: Box<dyn Subscriber>,
-    /// What Ctrl-C on a terminal does.
+    /// The effect of Ctrl-C on a terminal.
     pub on_interrupt: OnInterrupt,
-    /// The connection by which the run was started, which holds its unit; without one, one is made where it is needed.
+    /// The connection that started the run and holds its unit; if there is none, one is made when it is needed.
     pub bus: Option<Bus>,
 }
 
-/// What Ctrl-C on a terminal does. Every other signal ends the following and nothing else.
+/// The effect of Ctrl-C on a terminal. Every other signal only ends the following.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// It halts the run, and the following goes on to the run's end.
+    /// It halts the run, and the following continues to the end of the run.
     Cancel,
     /// It ends the following.
     Leave,
@@ -57,14 +57,14 @@ pub enum OnInterrupt {
 /// How a following ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowOutcome {
-    /// The run is over; its process ended so.
+    /// The run is over.
     Over {
-        /// How; `None` if that is not known any more.
+        /// How its process ended; `None` if that is no longer known.
         end: Option<ExitKind>,
-        /// The exit code that the run's report names, where the reporter has shown one.
+        /// The exit code in the report of the run, if the reporter has shown one.
         reported: Option<u8>,
     },
-    /// This signal ended the following; the run goes on.
+    /// This signal ended the following; the run continues.
     Left(i32),
 }
 
@@ -77,7 +77,7 @@ impl Follower<'_> {
         let mut watch = Watch { process: None, asked: None, since: clock::monotonic(), cancelled: false };
         let mut reported = None;
         loop {
-            // Looked at before the rest is read: what was written before the end is not missed.
+            // The end is checked before the rest is read: lines that were written before the end are not missed.
             let over = spool.end().map(Over::reported).or_else(|| self.gone(&spool, &mut watch));
             for line in events.lines() {
                 let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
@@ -100,7 +100,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Heeds the signals that arrived; returns the one that ends the following.
+    /// Handles the signals that arrived; returns the one that ends the following.
     fn heed(&self, spool: &Spool, watch: &mut Watch) -> Option<i32> {
         if interrupt::hung_up() {
             return Some(Signal::HUP.as_raw());
@@ -111,13 +111,13 @@ impl Follower<'_> {
             return Some(signal);
         }
         if !watch.cancelled {
-            // Where the process does not run yet, it is asked as soon as it does.
+            // If the process does not run yet, it gets the request as soon as it runs.
             watch.cancelled = cancel(spool).unwrap_or(false);
         }
         None
     }
 
-    /// Returns whether the run's process is gone without a report, and how it ended as far as that is known.
+    /// Returns the end of the run's process if it has ended without a report, with its exit status if that is known.
     fn gone(&mut self, spool: &Spool, watch: &mut Watch) -> Option<Over> {
         if watch.holds(spool) {
             return None;
@@ -134,9 +134,9 @@ impl Follower<'_> {
         let state = self.bus.as_ref().map(|bus| bus.transient_state(&unit_of(self.run)));
         match state {
             Some(Ok(TransientState::Ended(end))) => Some(Over { end: spool.end().or(Some(end)) }),
-            // The process is gone, and what comes after it has not ended yet.
+            // The process has ended, but the command after it has not ended yet.
             Some(Ok(TransientState::UnderWay)) => None,
-            // That is not known any more, or not yet.
+            // The state is no longer known, or not yet known.
             None | Some(Ok(TransientState::Unknown) | Err(_)) => {
                 let begun = worker.is_some() || now.duration_since(watch.since) > BEGIN;
                 begun.then(|| Over { end: spool.end() })
@@ -144,7 +144,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Shows the report that the spool does not have: `/run` was full, or the run was killed and what came after it
+    /// Shows the report if the spool does not have it: `/run` was full, or the run was killed and the command after it
     /// wrote the report.
     fn report_from_disk(&mut self) -> Option<u8> {
         let report = history::one(self.layout, self.run).ok()?.report?;
@@ -154,7 +154,7 @@ impl Follower<'_> {
     }
 }
 
-/// The process of a run is gone, and how it ended, where that is known.
+/// The process of a run has ended, with its exit status if that is known.
 struct Over {
     end: Option<ExitKind>,
 }
@@ -165,9 +165,9 @@ impl Over {
     }
 }
 
-/// What a follower remembers from one look to the next.
+/// The state of a follower from one read to the next.
 struct Watch {
-    /// The run's process, from when it is known until it has ended.
+    /// The run's process, while it is known and has not ended.
     process: Option<Handle>,
     asked: Option<Instant>,
     since: Instant,
@@ -187,7 +187,7 @@ impl Watch {
         !has_ended
     }
 
-    /// Waits until the spool is read again, which the end of the process cuts short.
+    /// Waits until the next read of the spool, or until the process ends.
     fn pause(&self) {
         match &self.process {
             Some(process) => drop(process.wait(LOOK)),
@@ -196,7 +196,7 @@ impl Watch {
     }
 }
 
-/// Asks the process of a run for a proper halt; returns whether there was one to ask.
+/// Sends the request for a proper halt to the process of a run; returns whether there was a process.
 ///
 /// # Errors
 /// The process belongs to another user.
@@ -205,7 +205,7 @@ pub fn cancel(spool: &Spool) -> Outcome<bool> {
     handle.signal(Signal::INT).map(|()| true)
 }
 
-/// The whole lines of a file that grows.
+/// The complete lines of a growing file.
 struct Tail {
     path: PathBuf,
     file: Option<File>,
@@ -217,13 +217,13 @@ impl Tail {
         Self { path, file: None, rest: Vec::new() }
     }
 
-    /// Returns the lines that have come whole since the last look, without their ends.
+    /// Returns the lines that were completed since the last read, without their line ends.
     fn lines(&mut self) -> Vec<Vec<u8>> {
         if self.file.is_none() {
             self.file = File::open(&self.path).ok();
         }
         let Some(file) = &mut self.file else { return Vec::new() };
-        // What was read counts, also where the end of it could not be.
+        // The lines that were read count, even if a later read failed.
         let mut buffer = [0; 16 << 10];
         while let Ok(count @ 1..) = file.read(&mut buffer) {
             self.rest.extend_from_slice(&buffer[..count]);

@@ -1,5 +1,5 @@
-//! Where a refresh writes and what it only reads, as the sandbox of its unit has it. Reads the host's settings as text, to
-//! see whether they name a path below `/tmp`.
+//! The paths that a refresh writes and those that it only reads, for the sandbox of its unit. Reads the host's settings
+//! as text, to check whether they name a path below `/tmp`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
-/// Directories that a unit with a `/tmp` of its own does not see.
+/// Directories that a unit with its own `/tmp` does not see.
 const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// How much of the settings is searched for a path, in bytes.
+/// The largest part of the settings that is searched for a path, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Returns the places of a refresh. What a refresh renames lies in one directory, so that a rename stays on one mount; a
-/// part that is a link to somewhere else is a place of its own.
+/// Returns the places of a refresh. The files that a refresh renames are in one directory, so a rename stays on one
+/// mount. A part that is a link to another place is a separate place.
 pub fn of_refresh(layout: &Layout, own_tmp: bool) -> Places {
     let mut parts = vec![layout.home(), layout.store()];
     if let (Some(parent), true) = (layout.home().parent(), layout.home().parent() == layout.store().parent())
@@ -33,7 +33,7 @@ pub fn of_refresh(layout: &Layout, own_tmp: bool) -> Places {
     }
 }
 
-/// Leaves out what lies below an earlier path.
+/// Leaves out paths that are below an earlier path.
 fn outermost(paths: Vec<PathBuf>) -> Vec<PathBuf> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut kept: Vec<PathBuf> = Vec::new();
@@ -45,8 +45,8 @@ fn outermost(paths: Vec<PathBuf>) -> Vec<PathBuf> {
     kept
 }
 
-/// Returns whether a run may get a `/tmp` of its own: neither its program, its arguments, its variables nor the settings name
-/// something in the one of all, such as a bundle.
+/// Returns whether a run may get its own `/tmp`: neither its program, its arguments, its variables nor the settings
+/// name a path in the shared one, such as a bundle.
 ///
 /// # Errors
 /// The settings cannot be read.
@@ -63,12 +63,12 @@ pub(crate) fn may_have_own_tmp(
     Ok(!texts.iter().any(|text| names_tmp(text)))
 }
 
-/// Returns whether a path lies in a `/tmp`.
+/// Returns whether a path is below a `/tmp`.
 pub fn is_below_tmp(path: &str) -> bool {
     TMP.iter().any(|tmp| Path::new(path).starts_with(tmp))
 }
 
-/// Returns whether a text holds a path below a `/tmp`, on its own, as a value (`--bundle=/tmp/it`) or in a URL.
+/// Returns whether a text contains a path below a `/tmp`, alone, as a value (`--bundle=/tmp/it`) or in a URL.
 fn names_tmp(text: &str) -> bool {
     TMP.iter().any(|tmp| text.contains(&format!("{tmp}/")))
 }

@@ -1,5 +1,5 @@
-//! What a run writes for those who follow it. Trouble with it (a full `/run`) never reaches the run: the reports on disk
-//! are complete without.
+//! The files that a run writes for its followers. A failure to write them (a full `/run`) never affects the run: the
+//! reports on disk are complete without them.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -18,24 +18,24 @@ use refresh_system::error::{Context as _, Outcome};
 
 /// The events, one JSON object per line.
 const EVENTS: &str = "events.jsonl";
-/// What the run wrote to its standard error.
+/// The standard error of the run.
 const MESSAGES: &str = "messages";
-/// The variables that the run is started with.
+/// The environment variables of the run.
 const VARIABLES: &str = "environment";
 /// The process of the run.
 const WORKER: &str = "worker.json";
-/// How that process ended; there from when nothing more will come.
+/// How that process ended; it exists when nothing more will be written.
 const END: &str = "end.json";
 
-/// The mode of events and messages: hooks may write what not everybody is to read, so they are kept like the run's log.
-/// Others who wait see only how the run ended.
+/// The mode of events and messages: the output of hooks is not for all users, so it is protected like the run's log.
+/// Other users who wait see only how the run ended.
 const MODE: u32 = 0o640;
-/// How many bytes of what passes (progress, output of other programs) are kept: `/run` lies in memory. The report and
-/// everything else that counts is kept in any case.
+/// The largest number of bytes of passing events (progress, output of other programs) that are kept: `/run` is in
+/// memory. The report and all other events are kept in any case.
 const PASSING_LIMIT: u64 = 32 << 20;
-/// How many bytes a report may have.
+/// The largest size of a report, in bytes.
 const REPORT_LIMIT: u64 = 64 << 20;
-/// How many runs keep their spool.
+/// The number of runs that keep their spool.
 const KEPT: usize = 20;
 
 /// The directory of one run's spool.
@@ -44,7 +44,7 @@ pub struct Spool {
     directory: PathBuf,
 }
 
-/// The process of a run, as its spool names it.
+/// The record of a run's process in its spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerRecord {
     /// The process.
@@ -52,22 +52,22 @@ pub(crate) struct WorkerRecord {
 }
 
 impl Spool {
-    /// Names the spool of a run; nothing is made yet.
+    /// Returns the spool of a run; creates nothing.
     pub fn of(layout: &Layout, run: &RunId) -> Self {
         Self { directory: layout.spool(run) }
     }
 
-    /// Makes the directory; that it is there already is fine.
+    /// Creates the directory; an existing one is no error.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn make(&self) -> Outcome<()> {
         disk::make_directory(&self.directory, 0o755)?;
-        // Made before systemd would, who lets everybody read it.
+        // It is created before systemd does it, because systemd makes it readable for all users.
         disk::open_append(&self.messages(), MODE).map(drop)
     }
 
-    /// Returns whether there is one.
+    /// Returns whether the spool exists.
     pub fn is_there(&self) -> bool {
         self.directory.is_dir()
     }
@@ -82,13 +82,13 @@ impl Spool {
         self.directory.join(MESSAGES)
     }
 
-    /// The file of the variables that the run is started with.
+    /// The file with the environment variables of the run.
     pub(crate) fn variables(&self) -> PathBuf {
         self.directory.join(VARIABLES)
     }
 
-    /// Writes down the variables that the run is started with, for systemd alone: the URL of a proxy or of an index may
-    /// hold a password.
+    /// Writes the environment variables of the run, readable only by systemd: the URL of a proxy or of an index may
+    /// contain a password.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -98,7 +98,7 @@ impl Spool {
         disk::write_volatile(&self.variables(), text.as_bytes(), 0o600)
     }
 
-    /// Writes down which process the run is.
+    /// Records the process of the run.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -106,13 +106,13 @@ impl Spool {
         write(&self.directory.join(WORKER), &WorkerRecord { process })
     }
 
-    /// Returns which process the run is, from when that is known.
+    /// Returns the process of the run, if it is known yet.
     pub fn worker(&self) -> Option<ProcessId> {
         let record: Option<WorkerRecord> = disk::read_json(&self.directory.join(WORKER)).ok().flatten();
         record.map(|record| record.process)
     }
 
-    /// Returns the report, where the run came to one.
+    /// Returns the report, if the run wrote one.
     pub fn report(&self) -> Option<Report> {
         let last = disk::read_last_line(&self.events(), REPORT_LIMIT).ok().flatten()?;
         match serde_json::from_slice(&last) {
@@ -121,7 +121,7 @@ impl Spool {
         }
     }
 
-    /// Writes down how the run's process ended; the first who does is right.
+    /// Records how the run's process ended; the first record counts.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -135,7 +135,7 @@ impl Spool {
         moved.map(drop)
     }
 
-    /// Returns how the run's process ended, from when nothing more will come of it.
+    /// Returns how the run's process ended, when nothing more will be written.
     pub fn end(&self) -> Option<ExitKind> {
         disk::read_json(&self.directory.join(END)).ok().flatten()
     }
@@ -150,7 +150,7 @@ pub fn in_progress(layout: &Layout) -> Option<RunId> {
     })
 }
 
-/// Writes a value so that systemd reads it as it is (systemd.exec(5), `EnvironmentFile=`).
+/// Quotes a value: systemd reads it unchanged (systemd.exec(5), `EnvironmentFile=`).
 fn quoted(value: &str) -> String {
     let mut text = String::from("\"");
     for c in value.chars() {
@@ -167,7 +167,8 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
     disk::write_volatile(path, &bytes, 0o644)
 }
 
-/// Removes the spools of all but the latest runs and `current`, whatever the clock says. A process that still reads one keeps it until then.
+/// Removes the spools of all but the latest runs and `current`, regardless of the clock. A process that still reads a
+/// removed one keeps its open files.
 pub fn prune(layout: &Layout, current: &RunId) {
     let directory = layout.volatile().join("runs");
     let Ok(mut runs) = recover::all(&directory) else { return };
@@ -181,9 +182,9 @@ pub fn prune(layout: &Layout, current: &RunId) {
 /// Writes events into the spool.
 #[derive(Debug)]
 pub struct Spooler {
-    /// `None` from when the file can no longer be kept whole.
+    /// `None` after the file can no longer be kept complete.
     file: Option<File>,
-    /// How many bytes the whole lines take.
+    /// The size of the complete lines, in bytes.
     length: u64,
 }
 
@@ -191,7 +192,7 @@ impl Spooler {
     /// Opens the events of a run.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn open(spool: &Spool) -> Outcome<Self> {
         spool.make()?;
         let file = disk::open_append(&spool.events(), MODE)?;
@@ -212,7 +213,7 @@ impl Subscriber for Spooler {
         if file.write_all(&line).is_ok() {
             self.length += line.len() as u64;
         } else if file.set_len(self.length).is_err() {
-            // Half a line would swallow the next one.
+            // An incomplete line would spoil the next one.
             self.file = None;
         }
     }
@@ -271,7 +272,7 @@ mod tests {
     fn a_write_that_fails_ends_the_spool_and_nothing_else() {
         let (_directory, _layout, spool) = world();
         let mut spooler = Spooler::open(&spool).unwrap();
-        // Every write to this device says that it is full.
+        // Every write to this device fails because it is full.
         spooler.file = Some(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
         let event = Event::Note { phase: Phase::Sync, message: "lost".into() };
         spooler.take(&event);
@@ -289,7 +290,7 @@ mod tests {
         prune(&layout, &name(KEPT + 4));
         assert!(!Spool::of(&layout, &name(4)).is_there());
         assert!(Spool::of(&layout, &name(5)).is_there());
-        // A run whose clock was behind stays, however early its name is.
+        // A run whose clock was behind stays, however early its name.
         Spool::of(&layout, &name(0)).make().unwrap();
         prune(&layout, &name(0));
         assert!(Spool::of(&layout, &name(0)).is_there());

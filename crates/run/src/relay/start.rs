@@ -1,8 +1,8 @@
 //! Makes a run a process that depends on no other.
 //!
-//! Where systemd keeps the machine that is a transient unit: it has a control group of its own, so nothing that happens to
-//! the caller's (the service stopped, a session closed, a job cancelled) reaches it. Elsewhere it is a process in a group
-//! of its own, with no stream that belongs to the caller.
+//! If systemd manages the machine, the process is a transient unit. It has its own control group, so nothing that
+//! happens to that of the caller (the service stopped, a session closed, a job cancelled) affects it. Elsewhere it is a
+//! process in its own process group, without a stream of the caller.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,24 +23,24 @@ use super::spool::Spool;
 
 /// The hidden option that makes a process the worker of a run.
 pub(crate) const WORKER: &str = "--worker";
-/// The hidden command that looks after a run when its process has ended.
+/// The hidden command that completes a run after its process has ended.
 pub const AFTER_RUN: &str = "after-run";
 
-/// How long a run that is asked to end may take: it stops the service first, where it has started it.
+/// The time limit for a run to end after a stop request: it stops the service first if it has started it.
 const STOP_LIMIT: Duration = Duration::from_secs(150);
 
 /// A run to be started.
 #[derive(Debug)]
 pub struct RunStart<'a> {
-    /// Where.
+    /// The layout of the installation.
     pub layout: &'a Layout,
-    /// Its name.
+    /// Its ID.
     pub run: &'a RunId,
-    /// The command and its options, as the worker gets them.
+    /// The command and its options for the worker.
     pub arguments: Vec<String>,
 }
 
-/// Returns whether runs happen in units of systemd here.
+/// Returns whether runs are units of systemd on this machine.
 pub fn in_units(layout: &Layout) -> bool {
     layout.is_real() && systemd::is_booted()
 }
@@ -48,9 +48,9 @@ pub fn in_units(layout: &Layout) -> bool {
 /// Why it is not known whether a run has begun.
 #[derive(Debug)]
 pub enum StartError {
-    /// It has not, and will not.
+    /// It has not begun, and will not begin.
     Refused(Failure),
-    /// systemd was asked for it, and what became of that is not known: it may be in progress.
+    /// systemd got the request, and the result is not known: the run may be in progress.
     Unconfirmed(Failure),
 }
 
@@ -64,7 +64,7 @@ impl RunStart<'_> {
     /// Starts the run in a transient unit; returns the connection that holds the unit.
     ///
     /// # Errors
-    /// systemd does not start it, or its answer was lost.
+    /// systemd does not start it, or the answer of systemd was lost.
     pub fn in_unit(self) -> Result<Bus, StartError> {
         let bus = Bus::connect()?;
         let spool = Spool::of(self.layout, self.run);
@@ -89,7 +89,7 @@ impl RunStart<'_> {
         });
         match asked {
             Ok(()) => Ok(bus),
-            // An answer that is lost is no refusal.
+            // A lost answer is not a refusal.
             Err(failure) => match Bus::connect().and_then(|bus| Ok((bus.transient_state(&unit)?, bus))) {
                 Ok((TransientState::Unknown, _)) => Err(StartError::Refused(failure)),
                 Ok((_, bus)) => Ok(bus),
@@ -115,7 +115,8 @@ impl RunStart<'_> {
             program = program.env(name, value);
         }
         let process = detached::spawn(&program, &spool.messages())?;
-        // A client that waits learns at once which process to watch; else from the run itself, which goes on in any case.
+        // A waiting client can thus watch the process immediately. Otherwise the run itself records it; the run
+        // continues in any case.
         let _ = spool.set_worker(process);
         Ok(())
     }
@@ -124,7 +125,7 @@ impl RunStart<'_> {
 /// Waits until the unit of a run has its process, or has failed to get one.
 ///
 /// # Errors
-/// The program could not be started; or systemd cannot be asked, or the wait is interrupted.
+/// The program could not be started; or systemd cannot be queried, or the wait is interrupted.
 pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), StartError> {
     let spool = Spool::of(layout, run);
     loop {
@@ -151,7 +152,7 @@ pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), StartE
     }
 }
 
-/// Returns the path of this program's file; where that was replaced meanwhile, of the one that is there now.
+/// Returns the path of this program's file; if that was replaced meanwhile, of the present file.
 fn own_program() -> Outcome<PathBuf> {
     let path = std::env::current_exe().context(|| "this program cannot find its own file".to_owned())?;
     match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {

@@ -1,5 +1,5 @@
-//! Compiles one Python source with the environment's own interpreter: an operation, since the source is not ours. Nothing of
-//! it is executed.
+//! Compiles one Python source with the environment's own interpreter: an operation, because the source is not trusted.
+//! Nothing of it is executed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use refresh_system::error::Outcome;
 /// The name of the operation.
 pub const OPERATION: &str = "compile-source";
 
-/// How long the interpreter may take.
+/// The time limit of the interpreter.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Reads a source on standard input and prints what is wrong with it, in a line.
+/// Reads a source on standard input and prints its problem in one line.
 const COMPILE: &str = "\
 import sys
 try:
@@ -37,17 +37,17 @@ pub struct CompileRequest {
     pub source: Vec<u8>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CompileResponse {
-    /// What the interpreter finds wrong, in a line; `None` if the source compiles.
+    /// The problem that the interpreter finds, in one line; `None` if the source compiles.
     pub problem: Option<String>,
 }
 
 /// Compiles the source.
 ///
 /// # Errors
-/// The interpreter cannot be started, or does not end.
+/// The interpreter cannot be started, or exceeds its time limit.
 pub fn handle(request: &CompileRequest) -> Outcome<CompileResponse> {
     let runner = Runner::silent();
     let program = Program::new(&request.python)

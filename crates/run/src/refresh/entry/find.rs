@@ -1,7 +1,7 @@
-//! Finds the application's entry module in the command that the service is started with, and the file that holds it.
+//! Finds the application's entry module in the start command of the service, and the file of the module.
 //!
-//! Pure: reads words and the list of a commit's files. A command that is not understood has no entry; nothing is claimed
-//! of it then.
+//! Pure: reads words and the list of a commit's files. A command that is not understood has no entry; it is not
+//! checked.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -9,13 +9,13 @@ use std::path::{Component, Path, PathBuf};
 use refresh_git::history::{EntryKind, TreeEntry};
 use refresh_service::ServiceProgram;
 
-/// Servers that take the application as `module:attribute`.
+/// Servers that get the application as `module:attribute`.
 const SERVERS: [&str; 5] = ["uvicorn", "gunicorn", "hypercorn", "daphne", "waitress-serve"];
 
-/// Options of those servers that name the directory which modules are searched in.
+/// Options of those servers that name the search directory for modules.
 const SEARCH_OPTIONS: [&str; 3] = ["--app-dir", "--chdir", "--pythonpath"];
 
-/// What the service is started from.
+/// The entry of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A module, searched in these directories.
@@ -33,8 +33,9 @@ pub(super) enum Entry {
 }
 
 impl Entry {
-    /// Returns the module that is imported for it, and the directories that Python searches; `None` for a file whose name
-    /// cannot be that of a module. A file is imported under its own name, so what it does only as a program is left out.
+    /// Returns the module to import, and the directories that Python searches. `None` for a file whose name cannot be
+    /// that of a module. A file is imported under its own name, so the code that it runs only as a program is not
+    /// executed.
     pub(super) fn into_module(self) -> Option<(String, Vec<PathBuf>)> {
         match self {
             Self::Module { name, bases } => Some((name, bases)),
@@ -48,14 +49,14 @@ impl Entry {
     }
 }
 
-/// Where an entry was found.
+/// The place of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Located {
     /// In the commit: a Python source, relative to the tree.
     Source(PathBuf),
-    /// In the commit, and no Python source; or outside of the tree, where nothing is claimed of it.
+    /// In the commit, but not a Python source; or outside the tree, where it is not checked.
     Elsewhere,
-    /// Nowhere: these paths of the tree were looked up.
+    /// Nowhere: these paths of the tree were searched.
     Missing(Vec<PathBuf>),
 }
 
@@ -85,14 +86,14 @@ impl Tree {
         path.ancestors().any(|part| self.links.contains(part))
     }
 
-    /// Returns whether something lies below a directory, or has its name and any ending.
+    /// Returns whether an entry is below a directory, or has its name and any ending.
     fn has_any(&self, stem: &Path) -> bool {
         let prefix = format!("{}.", stem.display());
         self.files.iter().any(|file| file.starts_with(stem) || file.to_string_lossy().starts_with(&prefix))
     }
 }
 
-/// Returns what `program` is started from; `None` if its command does not say so.
+/// Returns the entry of `program`; `None` if its command does not name one.
 pub(super) fn entry_of(program: &ServiceProgram) -> Option<Entry> {
     let (first, rest) = program.words.split_first()?;
     let name = program.path.file_name()?.to_str()?;
@@ -102,7 +103,7 @@ pub(super) fn entry_of(program: &ServiceProgram) -> Option<Entry> {
     if SERVERS.contains(&name) {
         return server_entry(program, rest);
     }
-    // A script of the application's own.
+    // A script of the application.
     program.path.is_absolute().then(|| Entry::File { path: program.path.clone() })
 }
 
@@ -123,7 +124,7 @@ fn python_entry(program: &ServiceProgram, words: &[String]) -> Option<Entry> {
             "-" | "-c" => return None,
             "-W" | "-X" | "--check-hash-based-pycs" => at += 1,
             long if long.starts_with("--") => {}
-            // Options of one letter may stand together, and the module may follow without a blank.
+            // Options of one letter may be combined, and the module may follow without a blank.
             cluster => {
                 if cluster.contains('c') {
                     return None;
@@ -147,7 +148,7 @@ fn python_entry(program: &ServiceProgram, words: &[String]) -> Option<Entry> {
     None
 }
 
-/// Reads the arguments of a server: the first that looks like `module:attribute` is the application.
+/// Reads the arguments of a server: the first one with the form `module:attribute` is the application.
 fn server_entry(program: &ServiceProgram, words: &[String]) -> Option<Entry> {
     let mut searched = Vec::new();
     for (at, word) in words.iter().enumerate() {
@@ -184,8 +185,8 @@ fn is_dotted_name(text: &str) -> bool {
     !text.is_empty() && text.split('.').all(is_identifier)
 }
 
-/// Finds an entry in the `tree` of a commit, which is at `app`; `is_installed` returns for a module's first name whether
-/// the environment has it.
+/// Finds an entry in the `tree` of a commit, which is at `app`; `is_installed` returns whether the environment has a
+/// module of that first name.
 pub(super) fn locate(entry: &Entry, app: &Path, tree: &Tree, is_installed: impl Fn(&str) -> bool) -> Located {
     match entry {
         Entry::File { path } => {
@@ -224,7 +225,7 @@ fn locate_module(name: &str, bases: &[PathBuf], tree: &Tree) -> Located {
             }
             searched.push(source);
         }
-        // A compiled module, or a package without a file of its own.
+        // A compiled module, or a package without its own file.
         if tree.has_any(&stem) {
             return Located::Elsewhere;
         }
@@ -232,7 +233,7 @@ fn locate_module(name: &str, bases: &[PathBuf], tree: &Tree) -> Located {
     Located::Missing(searched)
 }
 
-/// The part of a path below `app`, with `.` and `..` taken out; `None` if it leads elsewhere.
+/// Returns the part of a path below `app`, without `.` and `..`; `None` if the path is outside `app`.
 fn below(path: &Path, app: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(file("/opt/ladylinux/app/run.sh").unwrap(), "/opt/ladylinux/app/run.sh");
     }
 
-    /// A tree; a name that ends in `@` is a link.
+    /// Returns a tree; a name that ends in `@` is a link.
     fn tree(files: &[&str]) -> Tree {
         let (links, files): (Vec<&str>, Vec<&str>) = files.iter().partition(|file| file.ends_with('@'));
         let links = links.iter().map(|link| PathBuf::from(link.trim_end_matches('@'))).collect();

@@ -1,4 +1,4 @@
-//! The application's entry module, looked at before the service is stopped: it is in the commit and it compiles
+//! Checks the application's entry module before the service is stopped: it is in the commit and it compiles
 //! (`python.import_check`).
 //!
 //! The content comes from the mirror and goes to the environment's interpreter through an operation; root parses none of it.
@@ -21,7 +21,7 @@ use refresh_service::ServiceProgram;
 use refresh_settings::{Hook, HookKind, ImportCheck, Origin};
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// How long an import may take.
+/// The time limit of an import.
 const IMPORT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Imports a module from further directories.
@@ -31,11 +31,11 @@ sys.path[:0] = sys.argv[2:]
 importlib.import_module(sys.argv[1])
 ";
 
-/// Checks that the commit holds the module which the service is started from, and that it compiles with the environment's
+/// Checks that the commit contains the entry module of the service, and that the module compiles with the environment's
 /// interpreter.
 ///
 /// # Errors
-/// It is missing or does not compile. Or the mirror cannot be read, or the interpreter not be started.
+/// It is missing or does not compile; or the mirror cannot be read, or the interpreter cannot be started.
 pub(crate) fn check(on: &Installation, release: &Release, generation: &Generation) -> Outcome<()> {
     if release.settings.python.import_check == ImportCheck::Off {
         return Ok(());
@@ -71,10 +71,10 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
     }
 }
 
-/// Returns the staged check that imports the entry module, where the host asks for it.
+/// Returns the staged check that imports the entry module, if the host requests it.
 ///
 /// # Errors
-/// The service's manager cannot be asked.
+/// The manager of the service cannot be queried.
 pub(crate) fn import_hook(on: &Installation, release: &Release, tree: &Path) -> Outcome<Option<Hook>> {
     if release.settings.python.import_check != ImportCheck::Import {
         return Ok(None);
