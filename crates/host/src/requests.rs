@@ -1,7 +1,7 @@
 //! Requests of the application for a refresh: entries of one directory that the service user may write to.
 //!
-//! That an entry exists is the request; its content is never read. The directory belongs to an untrusted user, so a worker
-//! with that user's rights empties it, and root learns how many entries there were.
+//! The existence of an entry is the request; its content is never read. The directory belongs to an untrusted user, so
+//! a worker with that user's rights empties it, and root gets only the number of entries.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,21 +24,21 @@ pub(crate) const UNIT: &str = "ladylinux-refresh-request.service";
 /// The worker's operation that empties the directory.
 pub const OPERATION: &str = "take-requests";
 
-/// How long it may take to empty the directory.
+/// The time limit for emptying the directory.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the worker needs.
+/// The request to the worker.
 #[derive(Debug, Serialize, Deserialize)]
 struct TakeRequests {
     directory: PathBuf,
 }
 
-/// What the worker removed.
+/// The result of the worker.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// The number of entries that were removed.
     pub count: usize,
-    /// Why the first entry that stays cannot be removed.
+    /// Why the first remaining entry cannot be removed.
     pub stuck: Option<String>,
 }
 
@@ -51,7 +51,7 @@ pub fn take(units: &Units, owner: Owner, directory: &Path) -> Outcome<Taken> {
     units.call_as(&job, owner, OPERATION, &TakeRequests { directory: directory.to_path_buf() })
 }
 
-/// Answers the worker's side of [`take`].
+/// Performs the worker's side of [`take`].
 pub fn answer(request: &[u8]) -> Vec<u8> {
     worker::answer(request, |request: TakeRequests| empty(&request.directory))
 }
@@ -68,7 +68,7 @@ fn empty(directory: &Path) -> Outcome<Taken> {
         }
         match disk::remove_tree(&directory.join(name)) {
             Ok(()) => taken.count += 1,
-            // A name is chosen by the application.
+            // The application chooses the name.
             Err(failure) => {
                 taken.stuck.get_or_insert_with(|| harmless(&failure.chain().join(": ")));
             }

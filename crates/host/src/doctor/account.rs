@@ -1,4 +1,5 @@
-//! What a user may read, enter and change: the rights of modes and owners. Access control lists are not read.
+//! The paths that a user may read, enter and change: the rights from modes and owners. Access control lists are not
+//! read.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +18,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Reads which groups `owner` is in (passwd(5), group(5)).
+    /// Reads the groups of `owner` (passwd(5), group(5)).
     ///
     /// # Errors
     /// One of the files exists and cannot be read.
@@ -58,12 +59,12 @@ impl Account {
         granted & bits == bits
     }
 
-    /// Returns whether it may go through a directory.
+    /// Returns whether the user may traverse a directory.
     pub(super) fn may_enter(&self, directory: &Path) -> bool {
         fs::metadata(directory).is_ok_and(|found| self.may(&found, 0o1))
     }
 
-    /// Returns the part of a path by which it can replace what the path names; `None` if it cannot.
+    /// Returns the part of a path with which the user can replace the target of the path; `None` if there is none.
     pub(super) fn replaceable_part(&self, path: &Path) -> Option<PathBuf> {
         let mut inner = path.to_path_buf();
         if fs::metadata(path).is_ok_and(|found| self.may_change(&found)) {
@@ -84,7 +85,7 @@ impl Account {
         self.replaceable_part(&real)
     }
 
-    /// Returns whether it can write something, or give itself the right to.
+    /// Returns whether the user can write a file or directory, or get the permission to write it.
     fn may_change(&self, found: &Metadata) -> bool {
         found.uid() == self.uid || self.may(found, 0o2)
     }

@@ -1,4 +1,4 @@
-//! The installation itself: its directories, its settings, whom they belong to.
+//! The installation itself: its directories, its settings, and their owners.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,7 +14,7 @@ use refresh_system::text::{quoted, quoted_path};
 
 use super::{Examined, Findings, Found, edit, refused, some_of};
 
-/// The directories of the deployment contract and of the tool are there.
+/// Checks that the directories of the deployment contract and of the tool exist.
 pub(super) fn directories(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let mut wanted = vec![layout.home(), layout.app(), layout.models(), layout.containers()];
@@ -39,7 +39,7 @@ pub(super) fn directories(examined: &Examined) -> Findings {
     )])
 }
 
-/// The host's settings can be used.
+/// Checks that the host's settings can be used.
 pub(super) fn settings(examined: &Examined) -> Findings {
     let Some(failure) = &examined.unusable else {
         let (file, ignored) = (examined.layout.host_file(), trust::ignored(&examined.layout));
@@ -63,7 +63,7 @@ pub(super) fn settings(examined: &Examined) -> Findings {
     Ok(vec![found])
 }
 
-/// The dedicated user exists, and the application is not root's.
+/// Checks that the dedicated user exists, and that the application does not belong to root.
 pub(super) fn service_user(examined: &Examined) -> Findings {
     if !examined.layout.is_real() {
         return Ok(Vec::new());
@@ -83,7 +83,7 @@ pub(super) fn service_user(examined: &Examined) -> Findings {
     refused(preflight::not_roots(on), "git, uv and hooks run as the owner of app/")
 }
 
-/// The dedicated user cannot log in.
+/// Checks that the dedicated user cannot log in.
 pub(super) fn login(examined: &Examined) -> Findings {
     if !examined.layout.is_real() {
         return Ok(Vec::new());
@@ -109,7 +109,7 @@ fn login_shell(passwd: &str) -> Option<String> {
     (!["nologin", "false", "true", "sync"].contains(&program)).then(|| shell.to_owned())
 }
 
-/// No scripts beside the work tree refresh as well.
+/// Checks that no scripts beside the working tree also refresh.
 #[expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 pub(super) fn other_scripts(examined: &Examined) -> Findings {
     let home = examined.layout.home();
@@ -131,12 +131,12 @@ pub(super) fn other_scripts(examined: &Examined) -> Findings {
     )])
 }
 
-/// A remote is set.
+/// Checks that a remote is set.
 pub(super) fn remote(_: &Examined, on: &Installation) -> Findings {
     refused(preflight::remote(on), "without it no run can fetch")
 }
 
-/// What root believes is in root's hands only.
+/// Checks that only root can change the files that root trusts.
 pub(super) fn tool_files(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let why = "root follows these files: anyone who can change them controls root";

@@ -9,7 +9,7 @@ use super::account::Account;
 use super::{Examined, Findings, Found, cleaning, edit, some_of};
 use refresh_system::text::quoted;
 
-/// It is there, and the service can read it.
+/// Checks that it exists and that the service can read it.
 pub(super) fn readable(examined: &Examined) -> Findings {
     let path = examined.layout.env_file();
     let shown = path.display().to_string();
@@ -40,7 +40,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
     )])
 }
 
-/// Every line of it is read as it is meant.
+/// Checks that every line of it has the intended meaning.
 pub(super) fn text(examined: &Examined) -> Findings {
     let file = examined.env_file()?;
     let shown = examined.layout.env_file().display().to_string();
@@ -63,7 +63,7 @@ pub(super) fn text(examined: &Examined) -> Findings {
     Ok(found)
 }
 
-/// Secrets in it are not everybody's.
+/// Checks that not all users can read secrets in it.
 pub(super) fn secrets(examined: &Examined) -> Findings {
     let path = examined.layout.env_file();
     let file = examined.env_file()?;
@@ -84,7 +84,7 @@ pub(super) fn secrets(examined: &Examined) -> Findings {
     )])
 }
 
-/// Returns whether a variable's name says that its value is a secret.
+/// Returns whether a variable's name indicates that its value is a secret.
 fn names_a_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let ends = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "KEY", "CREDENTIALS"];

@@ -1,5 +1,5 @@
-//! The installation that is examined, as far as it can be opened. Everything is read once, when a check first needs it; a
-//! failure to read it goes to every check that needs it.
+//! The installation that is examined, as far as it can be opened. Everything is read once, when a check first needs it.
+//! Every check that needs it gets a failure to read it.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -43,15 +43,15 @@ impl<T> Once<T> {
 pub struct Examined {
     /// The paths.
     pub layout: Layout,
-    /// The settings; where the host's cannot be used, those that are built in.
+    /// The settings; if those of the host cannot be used, the built-in ones.
     pub settings: Settings,
     /// Why the host's settings cannot be used.
     pub unusable: Option<Failure>,
     /// The branch that the next run deploys.
     pub branch: BranchName,
-    /// Whom `app/` belongs to.
+    /// The owner of `app/`.
     pub owner: Option<Owner>,
-    /// Whether a run is in progress, which makes and removes what else would be a finding.
+    /// Whether a run is in progress. A run temporarily creates files that would be findings otherwise.
     pub under_way: bool,
     opened: Result<Installation, String>,
     tree: Once<TreeState>,
@@ -60,20 +60,20 @@ pub struct Examined {
 }
 
 impl Examined {
-    /// Opens what can be opened.
+    /// Opens the installation as far as possible.
     ///
     /// # Errors
     /// Not even the built-in settings can be used.
     pub fn open(layout: &Layout) -> Outcome<Self> {
-        // Settings that are not in root's hands are not opened.
+        // Settings that other users than root can change are not opened.
         Self::of(layout, trust::check(layout).and_then(|()| Layers::read(layout, Overrides::default())))
     }
 
-    /// Opens what can be opened at the end of `init`: `layers` and `branch` are those of `init`, and `tree` is the state of
-    /// `app/`, which may be no part of an installation yet.
+    /// Opens the installation as far as possible at the end of `init`. `layers` and `branch` are those of `init`;
+    /// `tree` is the state of `app/`, which may not be part of an installation yet.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// The errors of [`Self::open`].
     pub fn of_init(
         layout: &Layout,
         layers: Layers,
@@ -113,13 +113,13 @@ impl Examined {
         })
     }
 
-    /// Returns the command that sets up what is missing.
+    /// Returns the command that sets up the missing parts.
     pub(crate) fn init(&self) -> String {
         let repo = if self.settings.remote.url.is_some() { "" } else { " --repo URL" };
         format!("ladylinux-refresh init{repo}")
     }
 
-    /// Returns whether anything was ever set up here.
+    /// Returns whether a part of the installation was ever set up here.
     pub(crate) fn is_installed(&self) -> bool {
         self.layout.home().is_dir() && self.layout.state().is_dir()
     }
@@ -127,12 +127,12 @@ impl Examined {
     /// Returns the installation.
     ///
     /// # Errors
-    /// There is none, or it cannot be opened.
+    /// It does not exist, or it cannot be opened.
     pub(crate) fn opened(&self) -> Outcome<&Installation> {
         self.opened.as_ref().map_err(|why| Failure::new(why.clone()))
     }
 
-    /// Returns the state of the work tree.
+    /// Returns the state of the working tree.
     ///
     /// # Errors
     /// It cannot be read.
@@ -148,7 +148,7 @@ impl Examined {
         self.env_file.get(|| EnvFile::read_at(&self.layout, &Runner::new(Arc::new(Events::silent()))))
     }
 
-    /// Returns the unit of the service, where there is one.
+    /// Returns the unit of the service, if there is one.
     ///
     /// # Errors
     /// It cannot be read.
@@ -157,11 +157,11 @@ impl Examined {
         self.unit.get(find).map(Option::as_ref)
     }
 
-    /// Returns the commit whose files are examined: the deployed one, else the one that `app/` is at; `None` if the
-    /// mirror holds neither.
+    /// Returns the commit whose files are examined: the deployed one, else the one of `app/`; `None` if the mirror has
+    /// neither.
     ///
     /// # Errors
-    /// The work tree or the mirror cannot be read.
+    /// The working tree or the mirror cannot be read.
     pub(crate) fn commit(&self) -> Outcome<Option<CommitId>> {
         let deployed = status_file::read(&self.layout).deployed.map(|pair| pair.commit);
         let commit = match deployed {
@@ -180,7 +180,7 @@ impl Examined {
     /// Returns the state of the service.
     ///
     /// # Errors
-    /// Its manager cannot be asked.
+    /// Its manager cannot be queried.
     pub(crate) fn service(&self) -> Outcome<ServiceState> {
         self.opened()?.service.observe()
     }

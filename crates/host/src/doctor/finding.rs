@@ -1,4 +1,4 @@
-//! What a check finds, and how it is written. It touches nothing.
+//! The findings of checks, and their text. Pure.
 
 use std::path::Path;
 
@@ -8,26 +8,26 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::text::{quoted, quoted_path};
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Something is wrong.
     Problem,
-    /// Something to know of; it may be meant.
+    /// Something to note; it may be intended.
     Note,
 }
 
-/// What one check found.
+/// A finding of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// How much it matters.
+    /// Its severity.
     pub severity: Severity,
-    /// What is wrong.
+    /// The problem.
     pub what: String,
-    /// Why that matters.
+    /// Why it matters.
     pub why: String,
-    /// The command that repairs it, or the first one to type.
+    /// The command that repairs it, or the first command to type.
     pub repair: String,
 }
 
@@ -40,7 +40,7 @@ impl Found {
         Self { severity: Severity::Note, ..Self::problem(what, why, repair) }
     }
 
-    /// Returns a failure as a finding: its chain is what is wrong, its closest hint what to type.
+    /// Returns a failure as a finding: its chain is the problem, its closest hint is the repair.
     pub(super) fn of(failure: &Failure, why: &str) -> Self {
         let hints = failure.hints();
         let repair = hints.iter().find(|hint| hint.own_command().is_some()).or(hints.first());
@@ -54,7 +54,8 @@ impl Found {
 
 pub(super) type Findings = Outcome<Vec<Found>>;
 
-/// Returns what a check of preflight refuses as a finding; that an ordinary user may not read something stays a failure.
+/// Returns the refusal of a preflight check as a finding. If an ordinary user has no permission to read something, that
+/// stays a failure.
 pub(super) fn refused(checked: Outcome<()>, why: &str) -> Findings {
     match checked {
         Ok(()) => Ok(Vec::new()),
@@ -63,7 +64,7 @@ pub(super) fn refused(checked: Outcome<()>, why: &str) -> Findings {
     }
 }
 
-/// Names a few of many: `a, b and 3 more`.
+/// Returns the first of many names: `a, b and 3 more`.
 pub(super) fn some_of(names: &[String]) -> String {
     let few = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{few} and {} more", names.len() - 5) } else { few }
@@ -79,7 +80,7 @@ pub(super) fn edit(file: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted_path(file))
 }
 
-/// Returns the command that removes what [`blemish`] names.
+/// Returns the command that removes the marks that [`blemish`] names.
 pub(super) fn cleaning(files: &[String]) -> String {
     format!(r"LC_ALL=C sed -i -e '1s/^\xef\xbb\xbf//' -e 's/\r$//' {}", quoted_all(files))
 }

@@ -12,12 +12,12 @@ use refresh_system::clock;
 
 use super::{Examined, Findings, Found, refused};
 
-/// Before this time there was no such program, so a clock that says otherwise is wrong.
+/// This program did not exist before this time, so a clock with an earlier time is wrong.
 const EARLIEST: i64 = 1_735_689_600;
-/// A clock beyond this is wrong as well.
+/// A clock with a later time is wrong as well.
 const LATEST: i64 = 4_102_444_800;
 
-/// There is room for a refresh.
+/// Checks that there is enough space for a refresh.
 pub(super) fn space(_: &Examined, on: &Installation) -> Findings {
     refused(
         space::check(on, Makes::New),
@@ -25,7 +25,7 @@ pub(super) fn space(_: &Examined, on: &Installation) -> Findings {
     )
 }
 
-/// The clock says a time that can be.
+/// Checks that the time of the clock is plausible.
 pub(super) fn clock(examined: &Examined) -> Findings {
     let status = status_file::read(&examined.layout);
     let last = status.last_run.map(|run| run.finished_at).max(status.deployed.map(|pair| pair.refreshed_at));
@@ -57,7 +57,7 @@ pub(super) fn clock(examined: &Examined) -> Findings {
         .collect())
 }
 
-/// Returns what is wrong with the time, given when the last run ended.
+/// Returns the problem of the time; `last` is the end of the last run.
 fn wrong(now: Timestamp, last: Option<Timestamp>) -> Option<String> {
     if !(EARLIEST..LATEST).contains(&now.as_second()) {
         return Some(format!("the clock is at {}", clock::in_words(now)));
@@ -70,7 +70,7 @@ fn wrong(now: Timestamp, last: Option<Timestamp>) -> Option<String> {
     ))
 }
 
-/// The clock is synchronized.
+/// Checks that the clock is synchronized.
 pub(super) fn clock_source(examined: &Examined) -> Findings {
     if !examined.is_kept_by_systemd() || Bus::connect()?.clock_is_synchronized()? {
         return Ok(Vec::new());
@@ -82,12 +82,12 @@ pub(super) fn clock_source(examined: &Examined) -> Findings {
     )])
 }
 
-/// Units are confined as far as the host's settings require.
+/// Checks that units are confined as far as the host's settings require.
 pub(super) fn confinement(_: &Examined, on: &Installation) -> Findings {
     refused(confinement::check(on), "every refresh is refused until it is, or until the settings accept it")
 }
 
-/// No other process has the port of the service.
+/// Checks that no other process has the port of the service.
 pub(super) fn port(examined: &Examined, on: &Installation) -> Findings {
     refused(
         preflight::probe(on, &examined.service()?),

@@ -1,8 +1,8 @@
 //! The doctor: finds problems of an installation and its host, and changes nothing.
 //!
-//! Each check reports what is wrong, why that matters, and the command that repairs it. Checks of preflight are the same
-//! functions. A check that is not possible, because the caller has no right to it or because there is no installation yet, is
-//! reported as that and never as passed. `docs/doctor.md` lists the checks. `init` ends with a part of them.
+//! Each check reports the problem, why it matters, and the command that repairs it. Preflight uses the same functions.
+//! A check may be impossible because the caller lacks a permission or because there is no installation yet. It is then
+//! reported as not possible, never as passed. `docs/doctor.md` lists the checks. `init` ends with a part of them.
 
 mod account;
 mod contract;
@@ -38,7 +38,7 @@ use refresh_source::work_tree::TreeState;
 use refresh_system::error::Outcome;
 use unit_files::Unit;
 
-/// The version of what [`DoctorReport`] is written as.
+/// The version of the written form of [`DoctorReport`].
 pub(crate) const SCHEMA: u32 = 1;
 
 /// The subject of a check; findings are printed in this order.
@@ -47,7 +47,7 @@ pub(crate) const SCHEMA: u32 = 1;
 pub enum Subject {
     /// The directories and settings of the installation.
     Installation,
-    /// `app/` and what its commit brings.
+    /// `app/` and the files of its commit.
     WorkTree,
     /// The environment file.
     EnvFile,
@@ -55,7 +55,7 @@ pub enum Subject {
     Environment,
     /// The tool's own files and the runs.
     Runs,
-    /// The unit and what may start it.
+    /// The unit and its start.
     Service,
     /// The machine.
     Machine,
@@ -82,7 +82,7 @@ pub struct Finding {
     pub check: &'static str,
     /// Its subject.
     pub subject: Subject,
-    /// What it found.
+    /// The finding.
     #[serde(flatten)]
     pub found: Found,
 }
@@ -92,24 +92,24 @@ pub struct Finding {
 pub struct SkippedCheck {
     /// The check.
     pub check: &'static str,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 
-/// What an examination came to.
+/// The result of an examination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DoctorReport {
     /// The version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// How many checks were done.
+    /// The number of completed checks.
     pub checks: usize,
-    /// What they found, by subject.
+    /// The findings, by subject.
     pub findings: Vec<Finding>,
     /// The checks that were not possible.
     pub unseen: Vec<SkippedCheck>,
-    /// How far units are confined here; `None` if that cannot be found out.
+    /// How far units are confined here; `None` if that cannot be determined.
     pub confinement: Option<Enforcement>,
-    /// The space that each store takes; none where there is no installation.
+    /// The disk space of each store; empty if there is no installation.
     pub stores: Vec<StoreSize>,
 }
 
@@ -120,14 +120,14 @@ impl DoctorReport {
     }
 }
 
-/// What a check needs.
+/// The input of a check.
 #[derive(Clone, Copy)]
 enum Needs {
     /// The layout and the settings.
     Nothing(fn(&Examined) -> Findings),
     /// An installation.
     Installation(fn(&Examined, &Installation) -> Findings),
-    /// The state of the work tree.
+    /// The state of the working tree.
     Tree(fn(&Examined, &TreeState) -> Findings),
     /// The unit of the service.
     Unit(fn(&Examined, &Unit) -> Findings),
@@ -201,27 +201,27 @@ const CHECKS: &[Check] = &[
     check("confinement", Subject::Machine, Needs::Installation(machine::confinement)),
 ];
 
-/// The checks whose findings `init` prints: what a machine that was set up manually may have, and `init` does not change.
+/// The checks whose findings `init` prints: properties of a manually set up machine that `init` does not change.
 const MANUAL: [&str; 5] = ["other-scripts", "immovable", "origin", "tree-branch", "root-calls"];
-/// Those that are about the machine: with `--root` they are left out.
+/// The checks of the machine: with `--root` they are left out.
 const MANUAL_ON_MACHINES: [&str; 8] =
     ["settings", "service-user", "login", "unit", "unit-settings", "unit-user", "unit-kill-mode", "sudo"];
 
 /// Examines the installation that `examined` describes.
 ///
 /// # Errors
-/// The interruption.
+/// The command was interrupted.
 pub fn examine(examined: &Examined) -> Outcome<DoctorReport> {
     let confinement = examined.opened().ok().and_then(|on| on.units.enforcement().ok());
     let stores = examined.opened().map(sizes::of).unwrap_or_default();
     Ok(DoctorReport { confinement, stores, ..examine_with(examined, CHECKS.iter())? })
 }
 
-/// Returns the findings that `init` prints at its end, without those that `init` itself repairs. A check that is not possible
-/// is a note, except that no installation is necessary yet.
+/// Returns the findings that `init` prints at its end, without those that `init` itself repairs. A check that is not
+/// possible becomes a note, unless it only lacks an installation.
 ///
 /// # Errors
-/// The interruption.
+/// The command was interrupted.
 pub fn examine_manual(examined: &Examined) -> Outcome<Vec<Found>> {
     let is_manual = |check: &&Check| {
         let has_all = match check.function {

@@ -6,7 +6,7 @@ use refresh_run::plan::preflight;
 
 use super::{Examined, Findings, Found, refused};
 
-/// There is an interpreter that environments can be made with, and that the application accepts.
+/// Checks that there is an interpreter that can make environments and that the application accepts.
 pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
     let why = "without it no environment can be built";
     let found = match on.interpreter() {
@@ -18,7 +18,7 @@ pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
     refused(found.accept(release.definitions.requires_python.as_deref()), why)
 }
 
-/// `venv` leads to a good environment.
+/// Checks that `venv` points to a good environment.
 pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
     let why = "an application that imports packages of the system would not start with a new environment";
     let found = refused(preflight::system_packages(on), why)?;
@@ -60,7 +60,7 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
     })
 }
 
-/// The live environment holds what it held when it was built.
+/// Checks that the live environment is unchanged since its build.
 pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let environments = on.environments();
     let current = environments.current()?;

@@ -6,7 +6,7 @@ use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 
 use super::{Examined, Findings, Found};
 
-/// The units wait for requests and answer them.
+/// Checks that the units wait for requests and answer them.
 pub(super) fn answered(examined: &Examined) -> Findings {
     if !examined.is_kept_by_systemd() {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! The scripts that a commit brings: read as Git holds them, because what the work tree holds is made from that.
+//! The scripts of a commit: read from Git, because the working tree is made from it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use refresh_system::error::Outcome;
 
 use super::{Examined, Findings, Found, blemish, cleaning, edit, quoted_all, some_of};
 
-/// A script is read up to this size; what is larger is no script.
+/// The largest size of a script; a larger file is not a script.
 const LARGEST: u64 = 1 << 20;
-/// How many scripts are read at most.
+/// The largest number of scripts that are read.
 const MOST: usize = 300;
 
-/// Scripts and unit files hold nothing that the kernel, a shell or systemd stumbles over.
+/// Checks that scripts and unit files contain nothing that the kernel, a shell or systemd misreads.
 pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {
     let mut found = Vec::new();
     let mut flawed = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {
     Ok(found)
 }
 
-/// Scripts that name their interpreter can be executed.
+/// Checks that scripts with an interpreter line are executable.
 pub(super) fn modes(examined: &Examined, on: &Installation) -> Findings {
     let scripts = read(examined, on, is_script)?;
     let flawed: Vec<String> = scripts
@@ -64,7 +64,7 @@ pub(super) fn modes(examined: &Examined, on: &Installation) -> Findings {
     )])
 }
 
-/// No page of the application needs root's rights to refresh.
+/// Checks that no page of the application needs root's rights to refresh.
 pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
     let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
     let mut files: Vec<PathBuf> = Vec::new();
@@ -87,7 +87,7 @@ pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
     )])
 }
 
-/// Reads the files of the examined commit that `wanted` names.
+/// Reads the files of the examined commit that `wanted` accepts.
 fn read(
     examined: &Examined,
     on: &Installation,

@@ -1,4 +1,4 @@
-//! How much space the stores of the tool take, what bounds each, and which command makes it smaller.
+//! The disk space of the stores of the tool, the limit of each, and the command that makes it smaller.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use refresh_git::mirror::Unreachable;
 use refresh_installation::installation::Installation;
 use refresh_system::text::{count, quoted_path, size};
 
-/// A store and the space that it takes.
+/// A store and its disk space.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoreSize {
     /// Its name.
@@ -18,9 +18,9 @@ pub struct StoreSize {
     pub path: PathBuf,
     /// The space on disk, in bytes; null if a part of it cannot be read.
     pub bytes: Option<u64>,
-    /// What of the mirror no branch and no kept run reaches.
+    /// The part of the mirror that no branch and no kept run reaches.
     pub unreachable: Option<Unreachable>,
-    /// What bounds it.
+    /// The limit of its size.
     pub bound: String,
     /// The command that makes it smaller.
     pub command: String,
@@ -77,8 +77,8 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
     all
 }
 
-/// Returns the space that a directory takes on disk; `None` if it cannot be read. Links are not followed, and a directory that
-/// does not exist takes none.
+/// Returns the disk space of a directory; `None` if it cannot be read. Links are not followed, and a missing directory
+/// has size 0.
 fn bytes_of(path: &Path) -> Option<u64> {
     let found = match path.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(0),

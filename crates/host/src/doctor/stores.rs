@@ -1,4 +1,4 @@
-//! The tool's own stores, and what earlier runs left.
+//! The tool's own stores, and the remains of earlier runs.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use refresh_git::locks::locks;
@@ -16,7 +16,7 @@ use refresh_system::text::quoted;
 
 use super::{Examined, Findings, Found, edit, quoted_all, some_of};
 
-/// The mirror exists and is not damaged.
+/// Checks that the mirror exists and is not damaged.
 pub(super) fn mirror(_: &Examined, on: &Installation) -> Findings {
     let path = on.mirror.path().display().to_string();
     let why = "app/ is aligned from it, and an earlier commit can be returned to only from there";
@@ -31,7 +31,7 @@ pub(super) fn mirror(_: &Examined, on: &Installation) -> Findings {
     })
 }
 
-/// The mirror has no lock files that no run holds.
+/// Checks that the mirror has no lock files without a run.
 pub(super) fn mirror_locks(examined: &Examined, on: &Installation) -> Findings {
     let locks: Vec<String> = locks(on.mirror.path()).iter().map(|lock| lock.display().to_string()).collect();
     if examined.under_way || locks.is_empty() {
@@ -44,7 +44,7 @@ pub(super) fn mirror_locks(examined: &Examined, on: &Installation) -> Findings {
     )])
 }
 
-/// The branches that the settings name exist.
+/// Checks that the branches in the settings exist.
 pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     if !on.mirror.path().exists() {
         return Ok(Vec::new());
@@ -52,7 +52,7 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     let settings = &examined.settings;
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     let followed = settings.branch_to_follow(deployed);
-    // One that does not exist is a problem, and needs no note.
+    // A missing branch is a problem, so it needs no note.
     let exists = on.mirror.check_branch(&followed).is_ok();
     let other = if exists { on.mirror.other_default(&followed)? } else { None };
     let mut named: Vec<BranchName> = vec![followed.clone()];
@@ -91,7 +91,7 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     Ok(found)
 }
 
-/// `status.json` can be read.
+/// Checks that `status.json` can be read.
 pub(super) fn status_file(examined: &Examined) -> Findings {
     let path = examined.layout.status_file();
     let read = disk::read_json::<StatusFile>(&path);
@@ -117,7 +117,7 @@ pub(super) fn status_file(examined: &Examined) -> Findings {
     )])
 }
 
-/// No run was cut off.
+/// Checks that no run was interrupted.
 pub(super) fn interrupted(examined: &Examined) -> Findings {
     if examined.under_way {
         return Ok(Vec::new());
@@ -133,7 +133,7 @@ pub(super) fn interrupted(examined: &Examined) -> Findings {
     )])
 }
 
-/// The service is not fenced.
+/// Checks that the service is not fenced.
 pub(super) fn fence(examined: &Examined) -> Findings {
     if examined.under_way {
         return Ok(Vec::new());
@@ -147,7 +147,7 @@ pub(super) fn fence(examined: &Examined) -> Findings {
     )])
 }
 
-/// The fence of a failed run was not removed by a person.
+/// Checks that no person has removed the fence of a failed run.
 pub(super) fn unfenced(examined: &Examined) -> Findings {
     if examined.under_way {
         return Ok(Vec::new());
@@ -161,7 +161,7 @@ pub(super) fn unfenced(examined: &Examined) -> Findings {
     )])
 }
 
-/// Nothing is admitted through the fence.
+/// Checks that no start is admitted through the fence.
 pub(super) fn admission(examined: &Examined) -> Findings {
     let path = examined.layout.admit();
     if examined.under_way || path.symlink_metadata().is_err() {

@@ -1,5 +1,6 @@
-//! Rules of sudo that give root's rights to an attacker who controls the application: what the service user may run as
-//! root, and can change or steer. Sudo lists the rules ([`sudo_list`]); this file judges them, and changes nothing.
+//! Rules of sudo that give root's rights to an attacker who controls the application: commands that the service user
+//! may run as root, and can change or control. Sudo lists the rules ([`sudo_list`]); this module evaluates them, and
+//! changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,13 @@ use refresh_programs::process::Runner;
 use super::account::Account;
 use super::{Examined, Findings, Found, sudo_list};
 
-/// Programs that do what their arguments request: a user who chooses the arguments is root.
+/// Programs that execute the commands in their arguments: a user who chooses the arguments gets the rights of root.
 const STEERED: &str = "\
     apt apt-get awk bash chmod chown cp dash docker dpkg env find git install ladylinux-refresh less ln \
     mount mv nano nsenter perl pip python rsync sed setpriv sh su sudoedit systemctl systemd-run tar tee vi \
     vim";
 
-/// No rule of sudo leads from the service user to root.
+/// Checks that no rule of sudo gives the rights of root to the service user.
 pub(super) fn rules(examined: &Examined) -> Findings {
     let Some(owner) = examined.owner.filter(|owner| owner.uid != 0) else { return Ok(Vec::new()) };
     let account = Account::of(owner, &examined.layout)?;
@@ -36,7 +37,7 @@ pub(super) fn rules(examined: &Examined) -> Findings {
     Ok(found)
 }
 
-/// Returns how a command that the account may run as root leads to root's rights; `None` if it does not.
+/// Returns how a command that the account may run as root gives root's rights; `None` if it does not.
 fn way_to_root(account: &Account, command: &str) -> Option<String> {
     if command == "ALL" {
         return Some("run everything as root".to_owned());
@@ -44,13 +45,13 @@ fn way_to_root(account: &Account, command: &str) -> Option<String> {
     if takes_any_arguments(command).is_some_and(is_steered) {
         return Some(format!("run {command} as root with any arguments"));
     }
-    // Besides the program itself: scripts and directories among its arguments.
+    // Besides the program itself, scripts and directories among its arguments count.
     command.split_whitespace().map(|word| word.trim_matches('"')).enumerate().find_map(|(index, word)| {
         let path = Path::new(word);
         if !path.is_absolute() {
             return None;
         }
-        // A device among the arguments is no script.
+        // A device among the arguments is not a script.
         if index > 0 && fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {
             return None;
         }
@@ -63,14 +64,14 @@ fn way_to_root(account: &Account, command: &str) -> Option<String> {
     })
 }
 
-/// Returns the name of the program of a command that takes any arguments; it is empty for a directory of programs.
+/// Returns the name of the program of a command that accepts any arguments; it is empty for a directory of programs.
 fn takes_any_arguments(command: &str) -> Option<&str> {
     let mut words = command.split_whitespace();
     let program = words.next()?.rsplit('/').next()?;
     matches!(words.next(), None | Some("*")).then_some(program)
 }
 
-/// Returns whether a program is one of [`STEERED`], in whatever version, or every program of a directory.
+/// Returns whether a program is one of [`STEERED`], in any version, or all programs of a directory.
 fn is_steered(program: &str) -> bool {
     let name = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     name.is_empty() || STEERED.split(' ').any(|steered| steered == name)

@@ -1,5 +1,5 @@
-//! What sudo lets a user run as root. Sudo itself answers (sudo(8), `-l -l -U USER`): it resolves every file, alias, group
-//! and directory service. Starts `sudo`, and reads nothing else.
+//! The commands that sudo lets a user run as root. Sudo itself lists them (sudo(8), `-l -l -U USER`): it resolves every
+//! file, alias, group and directory service. Starts `sudo`, and reads nothing else.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use refresh_system::environment;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::quoted;
 
-/// How long sudo may take: it may ask a directory service on the network.
+/// The time limit of sudo: it may query a directory service on the network.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A command that a user may run as root, with sudo's password prompt or without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// The command as sudo prints it: `ALL`, or a path with arguments, where arguments are limited.
+    /// The command in the output of sudo: `ALL`, or a path, with arguments if they are limited.
     pub(super) command: String,
     /// The file of the rule; sudo prints it since 1.9.15.
     file: Option<String>,
 }
 
 impl Rule {
-    /// Returns the shell command that opens the rule, or finds it where sudo does not print its file.
+    /// Returns the shell command that opens the rule, or finds it if sudo does not print its file.
     pub(super) fn edit(&self) -> String {
         if let Some(file) = &self.file {
             return format!("visudo -f {}", quoted(file));
@@ -33,10 +33,11 @@ impl Rule {
     }
 }
 
-/// Returns what `owner` may run as root, in the order of the rules. Without sudo on the machine there are no rules.
+/// Returns the commands that `owner` may run as root, in the order of the rules. Without sudo on the machine there are
+/// no rules.
 ///
 /// # Errors
-/// `layout` is not the real root or the caller is not root, so sudo cannot be asked; or sudo cannot read its rules.
+/// `layout` is not the real root or the caller is not root, so sudo cannot be queried; or sudo cannot read its rules.
 pub(super) fn rules(layout: &Layout, runner: &Runner, owner: Owner) -> Outcome<Vec<Rule>> {
     if !layout.is_real() {
         return Err(Failure::new("sudo reads the rules of the machine, not those of a --root directory"));
@@ -58,7 +59,8 @@ fn parse(list: &str) -> Vec<Rule> {
     let (mut rules, mut file, mut is_root, mut in_commands) = (Vec::new(), None, false, false);
     for line in list.lines() {
         if !line.starts_with([' ', '\t']) {
-            // "Sudoers entry:", with a file behind it since 1.9.15; "LDAP Role:" and "SSSD Role:" have a name there.
+            // "Sudoers entry:" is followed by a file since 1.9.15; "LDAP Role:" and "SSSD Role:" are followed by a
+            // name.
             let path =
                 line.strip_prefix("Sudoers entry:").map(str::trim).filter(|path| path.starts_with('/'));
             (file, is_root, in_commands) = (path.map(str::to_owned), false, false);
@@ -68,7 +70,7 @@ fn parse(list: &str) -> Vec<Rule> {
             in_commands = true;
         } else if in_commands && is_root {
             let command = without_digests(line.trim());
-            // A denied command gives no rights away.
+            // A denied command gives no rights.
             if !command.starts_with('!') {
                 rules.push(Rule { command: command.to_owned(), file: file.clone() });
             }
@@ -77,8 +79,8 @@ fn parse(list: &str) -> Vec<Rule> {
     rules
 }
 
-/// Returns a command without its digests (`sha256:…`). They pin the program, and not its arguments: a pinned interpreter runs
-/// every script.
+/// Returns a command without its digests (`sha256:…`). They pin the program, but not its arguments: a pinned
+/// interpreter runs every script.
 fn without_digests(mut command: &str) -> &str {
     while let Some((_, rest)) = command.split_once(' ').filter(|(word, _)| is_digest(word)) {
         command = rest.trim_start();
@@ -112,7 +114,7 @@ mod tests {
         parse(list).into_iter().map(|rule| rule.command).collect()
     }
 
-    /// Printed by sudo 1.9.13p3 (Debian 12) for these rules:
+    /// The output of sudo 1.9.13p3 (Debian 12) for these rules:
     ///
     /// ```text
     /// Cmnd_Alias R = /usr/local/bin/refresh, /bin/bash /opt/x.sh

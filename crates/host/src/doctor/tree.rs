@@ -1,4 +1,4 @@
-//! The work tree: its own repository, nothing foreign in it, nothing protected below it.
+//! The working tree: its own repository, nothing foreign in it, nothing protected below it.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use refresh_git::locks::holders;
@@ -11,7 +11,7 @@ use refresh_system::error::Failure;
 use super::{Examined, Findings, Found, quoted_all, refused, some_of};
 use refresh_system::text::quoted;
 
-/// `app/` has its own Git repository.
+/// Checks that `app/` has its own Git repository.
 pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
     let tree = examined.tree()?;
     let found = refused(
@@ -28,7 +28,7 @@ pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
     )])
 }
 
-/// Nothing that has to stay lies inside it.
+/// Checks that no protected path is inside it.
 pub(super) fn protected(_: &Examined, on: &Installation) -> Findings {
     refused(
         preflight::protected(on),
@@ -36,15 +36,15 @@ pub(super) fn protected(_: &Examined, on: &Installation) -> Findings {
     )
 }
 
-/// Nothing is mounted in it.
+/// Checks that nothing is mounted in it.
 pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
     refused(preflight::not_mounted(on), "a mount is not a part of the application and cannot be moved")
 }
 
-/// Everything in it can be moved.
+/// Checks that everything in it can be moved.
 pub(super) fn movable(examined: &Examined, tree: &TreeState) -> Findings {
     let why = "a refresh moves every entry of app/ out, and the new ones in";
-    // Before the first `init` there is a work tree and no installation.
+    // Before the first `init` there is a working tree but no installation.
     let Ok(on) = examined.opened() else { return refused(preflight::immovable(tree), why) };
     if !on.owner.can_be_assumed() {
         let owner = if on.owner.uid == 0 { String::new() } else { format!(" and uid {}", on.owner.uid) };
@@ -57,7 +57,7 @@ pub(super) fn movable(examined: &Examined, tree: &TreeState) -> Findings {
     refused(preflight::movable(on, tree), why)
 }
 
-/// A manual pull gets the same commits as a refresh.
+/// Checks that a manual pull gets the same commits as a refresh.
 pub(super) fn origin(examined: &Examined, tree: &TreeState) -> Findings {
     let (Some(url), Some(origin)) = (&examined.settings.remote.url, &tree.origin) else {
         return Ok(Vec::new());
@@ -78,7 +78,7 @@ pub(super) fn origin(examined: &Examined, tree: &TreeState) -> Findings {
     )])
 }
 
-/// It is on the branch that a run deploys.
+/// Checks that it is on the branch that a run deploys.
 pub(super) fn branch(examined: &Examined, tree: &TreeState) -> Findings {
     let Some(Head::Branch(now)) = &tree.head else { return Ok(Vec::new()) };
     let (app, branch) = (examined.layout.app(), examined.branch.as_str());
@@ -97,7 +97,7 @@ fn another_branch(now: &str) -> String {
     format!("ladylinux-refresh run --branch {}", quoted(now))
 }
 
-/// There are no lock files that no process holds.
+/// Checks that there are no lock files without a process.
 pub(super) fn locks(examined: &Examined, tree: &TreeState) -> Findings {
     if examined.under_way || tree.locks.is_empty() || !holders(&examined.layout.app()).is_empty() {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! A unit as the checks see it: its files, and their text together. It asks systemd and changes nothing.
+//! A unit for the checks: its files, and their combined text. It queries systemd and changes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,17 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::error::Outcome;
 
-/// A unit: its files and what they say together.
+/// A unit: its files and their combined content.
 pub(crate) struct Unit {
     /// Its name.
     pub(super) name: UnitName,
-    /// Its own file, where it has one.
+    /// Its own file, if it has one.
     pub(super) fragment: Option<PathBuf>,
     /// Its drop-ins, in the order in which they are read.
     pub(super) drop_ins: Vec<PathBuf>,
-    /// What all of them say.
+    /// The combined content of all of them.
     pub(super) file: UnitFile,
-    /// What systemd knows of it, where systemd runs.
+    /// The information of systemd about it, if systemd runs.
     pub(super) facts: Option<UnitFacts>,
 }
 
@@ -27,7 +27,7 @@ impl Unit {
     /// Returns the unit `name`; `None` if there is none. If `is_in_systemd`, systemd names its files.
     ///
     /// # Errors
-    /// systemd cannot be asked, or a file cannot be read.
+    /// systemd cannot be queried, or a file cannot be read.
     pub(super) fn find(layout: &Layout, name: &UnitName, is_in_systemd: bool) -> Outcome<Option<Self>> {
         let name = name.clone();
         let (fragment, drop_ins, facts) = if is_in_systemd {
@@ -49,13 +49,14 @@ impl Unit {
         Ok(Some(Self { name, fragment, drop_ins, file, facts }))
     }
 
-    /// The command that opens the unit in an editor and has systemd read it afterwards.
+    /// Returns the command that opens the unit in an editor and reloads it in systemd afterwards.
     pub(super) fn edit(&self) -> String {
         format!("systemctl edit --full {}", self.name)
     }
 }
 
-/// The drop-ins of a unit: of equal names that in the first directory counts, and they are read in the order of their names.
+/// Returns the drop-ins of a unit in the order of their names. If several have the same name, the one in the first
+/// directory counts.
 fn drop_ins(directories: &[PathBuf], name: &UnitName) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for directory in directories {
@@ -71,7 +72,7 @@ fn drop_ins(directories: &[PathBuf], name: &UnitName) -> Vec<PathBuf> {
     found
 }
 
-/// A path as the unit spells it: the contract's, also where the installation lies below a root.
+/// Returns a path in the spelling of the unit: that of the contract, even if the installation is below a root.
 pub(super) fn spelled(layout: &Layout, path: &Path) -> PathBuf {
     path.strip_prefix(layout.root()).map_or_else(|_| path.to_path_buf(), |path| Path::new("/").join(path))
 }

@@ -9,8 +9,8 @@ use refresh_system::text::count;
 
 use super::{Host, ManagerKind, Need};
 
-/// A directory, its mode, and whether it becomes the service user's. Else it is root's, or with `--root` the caller's: the
-/// service must not be able to exchange it.
+/// A directory, its mode, and whether the service user owns it. Otherwise it belongs to root, or with `--root` to the
+/// caller: the service must not be able to exchange it.
 type NewDirectory = (PathBuf, u32, bool);
 
 /// Returns the directories, parents first.
@@ -34,7 +34,7 @@ fn wanted(host: &Host) -> Vec<NewDirectory> {
         layout.volatile(),
     ];
     wanted.extend(own.map(|directory| (directory, 0o755, false)));
-    // No other user reaches a tree before it is in place; of trees that were, the service user reads its own.
+    // No other user reaches a tree before it is in place; the service user reads only its own previous trees.
     wanted.push((layout.trees(), 0o700, false));
     wanted.extend([layout.previous_trees(), layout.stashes()].map(|directory| (directory, 0o711, false)));
     if matches!(host.manager, ManagerKind::Systemd { .. }) {
@@ -49,7 +49,7 @@ fn missing(host: &Host) -> Vec<NewDirectory> {
 
 pub(super) fn check_directories(host: &Host) -> Outcome<Need> {
     let missing = missing(host);
-    // The tool's own directories are only counted.
+    // For the tool's own directories, only their number is reported.
     let (state, store) = (host.layout.state(), host.layout.store());
     let is_inner = |directory: &PathBuf| {
         [&state, &store].iter().any(|outer| directory.starts_with(outer) && directory != *outer)

@@ -1,4 +1,4 @@
-//! The host's file and the service's env file, where they are missing. Neither is ever written a second time.
+//! The host's file and the environment file of the service, if they are missing. An existing one is never overwritten.
 #![expect(clippy::unnecessary_wraps, reason = "every step answers in the same way")]
 
 use refresh_system::disk;
@@ -30,8 +30,8 @@ pub(super) fn check_env_file(host: &Host) -> Outcome<Need> {
     })
 }
 
-/// Writes the env file. It belongs to the service user: the application writes its tokens into it, and its content reaches
-/// only processes of that same user (the service and the hooks). Others cannot read it.
+/// Writes the environment file. It belongs to the service user: the application writes its tokens into it, and only
+/// processes of that user (the service and the hooks) get its content. Other users cannot read it.
 pub(super) fn apply_env_file(host: &Host) -> Outcome<String> {
     let path = host.layout.env_file();
     let text = format!(

@@ -26,7 +26,7 @@ pub struct InitOptions {
     pub branch: Option<BranchName>,
     /// Transports to allow besides https and ssh.
     pub allow: Vec<Transport>,
-    /// The port for a new env file.
+    /// The port for a new environment file.
     pub port: Option<u16>,
     /// Whether the service gets a socket unit.
     pub has_socket: bool,
@@ -58,15 +58,15 @@ impl InitOptions {
 /// Options and existing files, checked together.
 #[derive(Debug, Clone)]
 pub struct InitInput {
-    /// The text of the host's file: the existing one, or the one to be written.
+    /// The text of the host's file: the existing one, or the new one.
     pub(super) text: String,
     /// The settings in that text.
     pub layers: Layers,
-    /// The settings that follow.
+    /// The resulting settings.
     pub(super) settings: Settings,
     /// The branch to deploy.
     pub branch: BranchName,
-    /// The port for a new env file.
+    /// The port for a new environment file.
     pub(super) port: u16,
     /// Whether the service gets a socket unit.
     pub(super) has_socket: bool,
@@ -78,7 +78,7 @@ impl InitInput {
     /// Checks the options against the existing files.
     ///
     /// # Errors
-    /// A value cannot be used, or an existing file has another one.
+    /// A value cannot be used, or an existing file has a different value.
     pub fn new(
         layout: &Layout,
         options: &InitOptions,
@@ -152,7 +152,7 @@ fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Ou
     Ok(text)
 }
 
-/// Checks that the option `--port` is the port of an existing env file.
+/// Checks that the option `--port` equals the port in an existing environment file.
 fn check_env_file(layout: &Layout, port: Option<u16>, runner: &Runner) -> Outcome<()> {
     let path = layout.env_file();
     let Some(port) = port.filter(|_| path.exists()) else { return Ok(()) };
@@ -163,7 +163,7 @@ fn check_env_file(layout: &Layout, port: Option<u16>, runner: &Runner) -> Outcom
         .hint("set LADYLINUX_PORT in it yourself; no command of this program changes it"))
 }
 
-/// Returns where the service takes connections with TLS, if the command of its existing unit says so.
+/// Returns the address on which the service accepts TLS connections, if the command of its existing unit contains it.
 fn tls_address(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<Option<SocketAddr>> {
     if !layout.is_real() || !refresh_programs::systemd::is_booted() {
         return Ok(None);
@@ -176,7 +176,7 @@ fn tls_address(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outco
     Ok(socket_command::tls_address(&command, port))
 }
 
-/// Returns a new file of the host: the options, and every other key as a comment with its default.
+/// Returns the text of a new host file: the options, and every other key as a comment with its default.
 fn host_file(options: &InitOptions, tls: Option<SocketAddr>) -> String {
     let url = options
         .repo

@@ -1,10 +1,10 @@
-//! A machine of version 0.1, brought to the places of this one: state, mirror, environments, units, owners.
+//! Migrates a machine of version 0.1 to the places of this version: state, mirror, environments, units, owners.
 //!
-//! 0.1 kept its state in `/var/lib/ladylinux/refresh` and its environments in `/opt/ladylinux/venvs`, and made the two
-//! directories around them root's. Each step finds out by itself whether it is needed, so what was killed goes on at the
-//! next call. At every instant the unit's drop-in leads to the fence: the state changes places with a link by one rename,
-//! and the old name leads to the new place until systemd goes by the new drop-in. Moves and links entries of directories of
-//! root's; reads nothing of the service user's.
+//! 0.1 kept its state in `/var/lib/ladylinux/refresh` and its environments in `/opt/ladylinux/venvs`, and made root the
+//! owner of the two directories around them. Each step checks itself whether it is needed, so a killed migration
+//! continues at the next call. At every instant the unit's drop-in refers to the fence: one rename exchanges the state
+//! with a link, and the old name points to the new place until systemd uses the new drop-in. It moves and links entries
+//! of directories that belong to root, and reads nothing of the service user.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -26,10 +26,10 @@ use refresh_system::text::aside;
 use super::own_files::{self, State};
 use super::{trust, user};
 
-/// What is missing of the new version in a state of 0.1, and what it has that is made again.
+/// Entries of a state of 0.1 that are removed, because this version creates them again.
 const MADE_AGAIN: [&str; 5] = ["cache", "requests", "scratch", "tools", "wheels"];
 
-/// Where 0.1 kept what.
+/// The places of 0.1.
 struct Old {
     state: PathBuf,
     environments: PathBuf,
@@ -47,7 +47,7 @@ impl Old {
     }
 }
 
-/// Returns whether a state of 0.1 is here, or what is left of a migration that was killed.
+/// Returns whether a state of 0.1 exists, or the remains of a killed migration.
 ///
 /// # Errors
 /// It cannot be read.
@@ -61,7 +61,7 @@ pub fn lock_file(layout: &Layout) -> PathBuf {
     Old::of(layout).state.join("lock")
 }
 
-/// Lists what [`carry_out`] would do.
+/// Lists the effects of [`carry_out`].
 pub fn plan(layout: &Layout) -> Vec<String> {
     let old = Old::of(layout);
     let owners = format!("{} and {}", layout.home().display(), layout.persistent().display());
@@ -76,10 +76,11 @@ pub fn plan(layout: &Layout) -> Vec<String> {
     ]
 }
 
-/// Brings the machine to the places of this version, and reports each step that did something. The lock of the runs is held.
+/// Migrates the machine to the places of this version, and reports each step with an effect. The caller holds the run
+/// lock.
 ///
 /// # Errors
-/// Something cannot be moved; the next call goes on from there.
+/// Something cannot be moved; the next call continues from there.
 pub fn carry_out(
     layout: &Layout,
     service: &Service,
@@ -103,11 +104,11 @@ pub fn carry_out(
         }
         checkpoint::reach("migration:step");
     }
-    // A supervisor that 0.1 started writes to the old name as long as it lives.
+    // A supervisor that 0.1 started writes to the old name while it lives.
     if !is_on_systemd && supervisor::is_alive(layout)? {
         return Ok(());
     }
-    // Last of all, since it shows that the steps before were done.
+    // This comes last, because it shows that the previous steps are complete.
     if old.state.is_symlink() {
         disk::remove_file_if_there(&old.state)?;
         disk::sync_parent(&old.state)?;
@@ -115,8 +116,8 @@ pub fn carry_out(
     Ok(())
 }
 
-/// Returns whether the directory is a state of 0.1: root's, with what every one has. The service user owns the directory
-/// around it on many machines and can put anything there but an entry of root's.
+/// Returns whether the directory is a state of 0.1: it belongs to root and has the usual entries. On many machines the
+/// service user owns the directory around it, and can create anything there except an entry that belongs to root.
 fn is_state(path: &Path) -> Outcome<bool> {
     let context = || format!("cannot read {}", path.display());
     let found = match fs::symlink_metadata(path) {
@@ -127,14 +128,14 @@ fn is_state(path: &Path) -> Outcome<bool> {
     Ok(found.is_dir() && is_ours && path.join("runs").is_dir() && path.join("lock").is_file())
 }
 
-/// Returns whether a link of root's leads to `target`.
+/// Returns whether a link that belongs to root points to `target`.
 fn leads_to(link: &Path, target: &Path) -> bool {
     let is_ours = fs::symlink_metadata(link)
         .is_ok_and(|found| found.is_symlink() && found.uid() == rustix::process::geteuid().as_raw());
     is_ours && fs::read_link(link).is_ok_and(|found| found == target)
 }
 
-/// Puts the state into its new place by exchanging it with a link that leads there.
+/// Moves the state to its new place by exchanging it with a link to that place.
 fn state(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     if !is_state(&old.state)? {
         return Ok(None);
@@ -155,15 +156,15 @@ fn state(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     }
     swap(&old.state, &new)?;
     if !is_state(&new)? {
-        // It was exchanged after it was examined.
+        // It was replaced after it was examined.
         disk::exchange(&old.state, &new)?;
         return Err(Failure::new(format!("{} changed during its move", old.state.display())));
     }
     Ok(Some(format!("moved the state of version 0.1 from {} to {}", old.state.display(), new.display())))
 }
 
-/// Exchanges the directory `from` with a link at `to` that leads to `to`: in one rename the directory is in its new place
-/// and its old name leads there.
+/// Exchanges the directory `from` with a link at `to` that points to `to`: one rename moves the directory to its new
+/// place, and its old name points there.
 fn swap(from: &Path, to: &Path) -> Outcome<()> {
     if let Some(directory) = to.parent() {
         disk::make_directory(directory, 0o755)?;
@@ -180,7 +181,7 @@ fn swap(from: &Path, to: &Path) -> Outcome<()> {
     disk::sync_parent(from)
 }
 
-/// Renames what has another name in this version, and removes what is made again.
+/// Renames entries that have a different name in this version, and removes those that are created again.
 fn inside_the_state(layout: &Layout) -> Outcome<Option<String>> {
     let (records, new) = (layout.state().join("generations"), layout.environment_records());
     if records.is_dir() {
@@ -206,7 +207,7 @@ fn inside_the_state(layout: &Layout) -> Outcome<Option<String>> {
     Ok((!removed.is_empty()).then_some(line))
 }
 
-/// Moves the mirror to the store. Where that is another file system it is fetched again.
+/// Moves the mirror to the store. If the store is on another file system, the mirror is fetched again.
 fn mirror(layout: &Layout) -> Outcome<Option<String>> {
     let (old, new) = (layout.state().join("mirror.git"), layout.mirror());
     if !old.is_dir() {
@@ -229,7 +230,7 @@ fn mirror(layout: &Layout) -> Outcome<Option<String>> {
     Ok(Some(format!("moved the mirror to {}", new.display())))
 }
 
-/// Moves the environments to the store. A link stays behind: the programs in them name their old place.
+/// Moves the environments to the store. A link stays in the old place: the programs in them contain the old path.
 fn environments(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     let (from, to) = (&old.environments, layout.environments());
     let is_real = fs::symlink_metadata(from)
@@ -250,7 +251,7 @@ fn environments(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
         swap(from, &to)?;
         moved = Some(format!("moved the environments from {} to {}", from.display(), to.display()));
     }
-    // The link of 0.1 is relative, and led through the old name.
+    // The link of 0.1 is relative, and contains the old name.
     let link = layout.venv();
     if let Ok(target) = fs::read_link(&link)
         && let Ok(name) = target.strip_prefix("venvs")
@@ -261,7 +262,7 @@ fn environments(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     Ok(moved)
 }
 
-/// Moves what `init --repair-layout` of 0.1 took out of the work tree.
+/// Moves the files that `init --repair-layout` of 0.1 took out of the working tree.
 fn moved(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     let (from, to) = (&old.moved, layout.moved_all());
     let is_ours = fs::symlink_metadata(from)
@@ -272,7 +273,7 @@ fn moved(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     Ok(Some(format!("moved {} to {}", from.display(), to.display())))
 }
 
-/// Makes the users, and brings units and drop-in to the new places; systemd goes by them when this returns.
+/// Creates the users, and updates units and drop-in for the new places; systemd uses them when this returns.
 fn own_files(layout: &Layout, service: &Service, runner: &Runner) -> Outcome<Option<String>> {
     let users = user::create_own_users(runner)?;
     let user = Owner::named(SERVICE_USER)?;
@@ -294,7 +295,7 @@ fn own_files(layout: &Layout, service: &Service, runner: &Runner) -> Outcome<Opt
     }
     let bus = Bus::connect()?;
     bus.reload()?;
-    // It watches the old place until it is started again.
+    // It watches the old place until it is restarted.
     if bus.unit(own_files::REQUESTS)?.active == systemd::unit::ActiveState::Active {
         bus.stop(own_files::REQUESTS, super::units::START)?;
         bus.start(own_files::REQUESTS, super::units::START)?;
@@ -302,7 +303,7 @@ fn own_files(layout: &Layout, service: &Service, runner: &Runner) -> Outcome<Opt
     Ok(Some(format!("brought {written} units and other files of this program to the new places")))
 }
 
-/// Gives the directories that 0.1 made root's to the service user: everything in them is the application's again.
+/// Gives the directories that 0.1 gave to root to the service user: their content belongs to the application again.
 fn owners(layout: &Layout) -> Outcome<Option<String>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -331,7 +332,7 @@ mod tests {
     use refresh_events::event::Events;
     use refresh_settings::layers::{Layers, Overrides};
 
-    /// What 0.1 left below a root: a fenced service, an environment in use, an adopted one.
+    /// Returns an installation of 0.1 below a root: a fenced service, an environment in use, an adopted one.
     fn world() -> (tempfile::TempDir, Layout, Old) {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path().canonicalize().unwrap());
@@ -374,7 +375,7 @@ mod tests {
         }
         assert_eq!(fs::read_link(layout.venv()).unwrap(), layout.environments().join("a-1"));
         assert!(layout.environments().join("adopted-1/bin").is_dir());
-        // Programs of an old environment name this place.
+        // Programs of an old environment contain this path.
         assert!(old.environments.join("a-1/bin").is_dir());
         assert!(layout.runs().join("r-1/saved").is_dir());
         assert!(old.state.symlink_metadata().is_err());

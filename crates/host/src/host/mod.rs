@@ -1,7 +1,7 @@
-//! The steps of `init`: they bring a machine to the deployment contract.
+//! The steps of `init`: they set a machine up for the deployment contract.
 //!
-//! Each step checks whether it is needed, and is applied only then; so `--dry-run` shows the same list, and a second `init`
-//! needs no step. Existing files are not overwritten, except this program's own.
+//! Each step checks whether it is needed, and is applied only then. So `--dry-run` shows the same list, and a second
+//! `init` needs no step. Only this program's own existing files are overwritten.
 
 mod directories;
 mod files;
@@ -43,7 +43,7 @@ pub fn steps(host: &Host) -> Vec<Step> {
         Step::new(files::check_env_file, files::apply_env_file),
     ]);
     if on_systemd {
-        // Before the long steps: it may be refused.
+        // This comes before the long steps: it may be refused.
         steps.push(Step::new(unit::check_unit, unit::apply_unit));
     }
     steps.extend([
@@ -55,7 +55,7 @@ pub fn steps(host: &Host) -> Vec<Step> {
         if host.input.has_socket {
             steps.push(Step::new(socket::check_socket, socket::apply_socket));
         }
-        // One that is installed is brought up to date.
+        // An installed one is updated.
         if host.input.has_page || page::is_installed(&host.layout) {
             steps.push(Step::new(page::check_page, page::apply_page));
         }

@@ -1,4 +1,4 @@
-//! The URL that a clone calls origin, read with the rights of its owner. It changes nothing.
+//! The URL of the remote `origin` of a clone, read with the rights of its owner. It changes nothing.
 
 use std::fs::OpenOptions;
 use std::io::Read as _;
@@ -15,19 +15,19 @@ use refresh_settings::layout::Layout;
 use refresh_settings::{RemoteUrl, Transport};
 use refresh_system::disk::Owner;
 
-/// The worker's operation that reads what a clone calls origin.
+/// The worker's operation that reads the URL of `origin` of a clone.
 pub const OPERATION: &str = "read-origin";
 
-/// How long that may take.
+/// Its time limit.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Which clone is read.
+/// The clone to read.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadOriginRequest {
     app: PathBuf,
 }
 
-/// Reads, with the rights of the owner of `app/`, what `app/.git` calls origin; `None` if that cannot be read.
+/// Reads, with the rights of the owner of `app/`, the URL of `origin` in `app/.git`; `None` if it cannot be read.
 pub(super) fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
     let app = layout.app();
     let owner = Owner::of(&app).ok()?;
@@ -39,13 +39,13 @@ pub(super) fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
     units.call_as(&job, owner, OPERATION, &ReadOriginRequest { app }).ok().flatten()
 }
 
-/// Does the worker's side of [`OPERATION`].
+/// Performs the worker's side of [`OPERATION`].
 pub fn handle(request: &ReadOriginRequest) -> Option<String> {
     origin_of(&request.app)
 }
 
-/// Returns the URL that `app/.git` calls origin, where it is one that could be set: it may be anything, and a secret may
-/// stand in it.
+/// Returns the URL of `origin` in `app/.git`, if it is valid as a setting: it may be any text, and may contain a
+/// secret.
 fn origin_of(app: &Path) -> Option<String> {
     let mut file = OpenOptions::new()
         .read(true)

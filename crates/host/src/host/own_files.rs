@@ -1,5 +1,5 @@
-//! The files of this program's own outside of its state and its store: units, drop-in, users, what is made at each boot.
-//! Writes them and removes them; nothing else.
+//! This program's own files outside its state and its store: units, drop-in, users, entries for each boot. Only writes
+//! and removes them.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) const TIMER: &str = "ladylinux-refresh.timer";
 pub(super) const UNIT_NAMES: [&str; 4] =
     [REQUESTS, "ladylinux-refresh-request.service", TIMER, "ladylinux-refresh.service"];
 
-/// Their texts, with `@PROGRAM@` for the program's path and `@SANDBOX@` for what the kernel keeps it from.
+/// Their texts, with `@PROGRAM@` for the program's path and `@SANDBOX@` for its restrictions by the kernel.
 const UNIT_TEXTS: [&str; 4] = [
     include_str!("units/ladylinux-refresh-request.path"),
     include_str!("units/ladylinux-refresh-request.service"),
@@ -31,27 +31,27 @@ const UNIT_TEXTS: [&str; 4] = [
     include_str!("units/ladylinux-refresh.service"),
 ];
 
-/// A file of this program's own, which is brought up to date as often as it is needed.
+/// A file of this program, which is updated whenever necessary.
 #[derive(Debug, Clone)]
 pub(super) struct OwnFile {
-    /// Where it lies.
+    /// Its path.
     pub(super) path: PathBuf,
     pub(super) text: String,
 }
 
-/// What lies in a file's place.
+/// The state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// The file, as it should be.
+    /// It exists with the right text.
     Right,
-    /// Another text.
+    /// It has a different text.
     Other,
-    /// Nothing.
+    /// It does not exist.
     Missing,
 }
 
 impl OwnFile {
-    /// Reads what lies in its place.
+    /// Reads its state.
     ///
     /// # Errors
     /// It cannot be read.
@@ -84,7 +84,7 @@ pub(super) fn all(layout: &Layout, service: &Service, program: &Path) -> Vec<Own
         OwnFile { path: layout.sysusers(), text: users::sysusers() },
         OwnFile { path: layout.tmpfiles(), text: tmpfiles(layout) },
     ];
-    // What is stopped and started with the service is kept down by the same fence.
+    // The same fence blocks units that are stopped and started with the service.
     let kept_down = [&service.unit].into_iter().chain(&service.also);
     files.extend(
         kept_down.map(|unit| OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) }),
@@ -96,7 +96,7 @@ pub(super) fn all(layout: &Layout, service: &Service, program: &Path) -> Vec<Own
     files
 }
 
-/// What must be there after every boot: the place where the application puts its requests (tmpfiles.d(5)).
+/// Returns the entry for every boot: the directory in which the application puts its requests (tmpfiles.d(5)).
 fn tmpfiles(layout: &Layout) -> String {
     format!(
         "# Written by ladylinux-refresh; changes are overwritten.\n\

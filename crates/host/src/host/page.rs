@@ -1,5 +1,5 @@
-//! `init --page`: the unit that answers visitors while the service is fenced. It is a file of this program's own, which
-//! `init --undo` removes. Whatever starts the service starts it first, and it runs only while the fence stands.
+//! `init --page`: the unit that answers visitors while the service is fenced. Its file belongs to this program, and
+//! `init --undo` removes it. Every start of the service starts it first, and it runs only while the fence stands.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use super::own_files::{OwnFile, State};
 use super::socket::socket_of;
 use super::{Host, ManagerKind, Need};
 
-/// Its text, with places for what differs between machines.
+/// Its text, with placeholders for the values that differ between machines.
 const TEXT: &str = include_str!("units/ladylinux-refresh-page.service");
 
 pub(super) fn check_page(host: &Host) -> Outcome<Need> {
@@ -46,12 +46,12 @@ pub(super) fn is_installed(layout: &Layout) -> bool {
     path(layout).symlink_metadata().is_ok()
 }
 
-/// Returns where the unit lies.
+/// Returns the path of the unit.
 pub(super) fn path(layout: &Layout) -> PathBuf {
     layout.package_units().join(UNIT)
 }
 
-/// Returns the socket units of the service: the ones that it has, or the one that `--socket` is about to make.
+/// Returns the socket units of the service: the existing ones, or the one that `--socket` is about to create.
 fn socket_units(host: &Host) -> Outcome<Vec<String>> {
     let unit = &host.input.settings.service.unit;
     let found = sockets::known(&Bus::connect()?, unit)?;
@@ -119,7 +119,7 @@ mod tests {
     fn the_page_is_confined_like_the_other_units() {
         let kept: Vec<&str> =
             TEXT.lines().filter_map(|line| line.split_once('=')).map(|(key, _)| key).collect();
-        // Here the unit's file has other words for the same, or systemd's default.
+        // For these, the unit's file has different keys with the same meaning, or uses systemd's default.
         let elsewhere = ["Type", "KillMode", "SendSIGKILL", "TimeoutStopUSec", "CollectMode"];
         for property in Role::Hold.properties() {
             let name = property.name;

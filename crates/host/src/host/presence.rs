@@ -1,4 +1,4 @@
-//! Whether an installation exists at a place. It reads directories and changes nothing.
+//! Checks whether an installation exists at a place. It reads directories and changes nothing.
 
 use super::migration;
 use refresh_installation::installation::{permission_hint, typed};
@@ -7,10 +7,10 @@ use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 
-/// Refuses what is not an installation yet.
+/// Refuses a place that is not an installation yet.
 ///
 /// # Errors
-/// The directories of the deployment contract are missing, or the caller may not read them.
+/// The directories of the deployment contract are missing, or the caller cannot read them.
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for directory in [layout.home(), layout.state()] {
         if !disk::is_directory(&directory).map_err(|failure| failure.hint(permission_hint(layout)))? {
@@ -25,10 +25,10 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-/// Refuses a place where nothing at all of an installation is: a root that was mistyped.
+/// Refuses a place without any part of an installation: a mistyped root.
 ///
 /// # Errors
-/// As [`check_there`].
+/// The errors of [`check_there`].
 pub fn check_anything(layout: &Layout) -> Outcome<()> {
     for directory in [layout.home(), layout.state(), layout.etc()] {
         if disk::is_directory(&directory).map_err(|failure| failure.hint(permission_hint(layout)))? {

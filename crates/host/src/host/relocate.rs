@@ -1,4 +1,4 @@
-//! A copy of an environment that works at another path: what `init --undo` leaves in the place of the link. Runs as the
+//! Copies an environment for use at another path: `init --undo` leaves the copy in the place of the link. Runs as the
 //! owner of the new place and writes only there.
 
 use std::fs;
@@ -13,23 +13,23 @@ use refresh_system::error::{Context as _, Outcome};
 /// The worker's operation.
 pub const OPERATION: &str = "relocate-environment";
 
-/// Larger files hold no paths that a program is started by, in bytes.
+/// The largest size in bytes of files with start paths of programs; larger files are not searched.
 const LIMIT: u64 = 1 << 20;
 
-/// What is copied, and which paths in it change.
+/// The environment to copy, and the paths in it that change.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RelocateRequest {
     /// The environment.
     pub from: PathBuf,
     /// The copy: an empty directory.
     pub to: PathBuf,
-    /// The paths that the environment's programs name.
+    /// The paths in the environment's programs.
     pub old: Vec<String>,
-    /// What they are to name.
+    /// The path that replaces them.
     pub new: String,
 }
 
-/// Does the worker's side of [`OPERATION`].
+/// Performs the worker's side of [`OPERATION`].
 ///
 /// # Errors
 /// Something cannot be read or copied.
@@ -64,8 +64,8 @@ fn copy(request: &RelocateRequest, from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns the text of a file that names an old path, with the new one; `None` for every other file. What `RECORD` says of
-/// such a program is then not true any more, which concerns no installer.
+/// Returns the text of a file with an old path, with the new path instead; `None` for every other file. The entry of
+/// such a program in `RECORD` is then no longer true, but no installer checks it.
 fn rewritten(request: &RelocateRequest, path: &Path, size: u64) -> Outcome<Option<String>> {
     let is_program = path.parent().is_some_and(|directory| directory.ends_with("bin"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,6 +1,6 @@
-//! `init --socket`: a socket unit for the service, and the drop-in by which its command takes connections from it. Both are
-//! files of this program's own, which `init --undo` removes. Nothing is restarted: the next run starts the service from the
-//! socket.
+//! `init --socket`: a socket unit for the service, and the drop-in with which its command accepts connections from it.
+//! Both are files of this program, and `init --undo` removes them. Nothing is restarted: the next run starts the
+//! service from the socket.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use super::own_files::OwnFile;
 use super::socket_command::{FdForm, fd_form};
 use super::{Host, Need, unit_text};
 
-/// How both files begin.
+/// The beginning of both files.
 const SIGNATURE: &str = "# Written by `ladylinux-refresh init --socket`.";
 
-/// Connections that wait while the service is stopped.
+/// The largest number of connections that wait while the service is stopped.
 const BACKLOG: u32 = 4096;
 
 pub(super) fn check_socket(host: &Host) -> Outcome<Need> {
@@ -38,7 +38,7 @@ pub(super) fn check_socket(host: &Host) -> Outcome<Need> {
             .hint("a socket unit on the port of the service is used as it is, without --socket")
             .command_for("or check it, then", "rm", &[&path]));
     }
-    // A unit that init is about to make has the command of the settings.
+    // A unit that init is about to create has the command of the settings.
     if Bus::connect()?.unit(unit.as_str())?.load != LoadState::NotFound {
         form(host)?;
     }
@@ -49,7 +49,7 @@ pub(super) fn apply_socket(host: &Host) -> Outcome<String> {
     let unit = &host.input.settings.service.unit;
     let form = form(host)?;
     let name = socket_of(unit);
-    // The socket unit first: a drop-in without it would have the service start without a descriptor.
+    // The socket unit comes first: with the drop-in alone, the service would start without a descriptor.
     for (path, text) in [
         (socket_path(&host.layout, unit), socket_text(unit, form.address)),
         (drop_in_path(&host.layout, unit), drop_in_text(&name, &form.words)),
@@ -60,7 +60,7 @@ pub(super) fn apply_socket(host: &Host) -> Outcome<String> {
     Ok(format!("set up {name} on {}; the next run starts {unit} from it", form.address))
 }
 
-/// Returns the command of the service that takes descriptor 3, and where it listens now.
+/// Returns the command of the service that uses descriptor 3, and its present address.
 fn form(host: &Host) -> Outcome<FdForm> {
     let unit = &host.input.settings.service.unit;
     let facts = Bus::connect()?.unit(unit.as_str())?;
@@ -77,13 +77,13 @@ fn form(host: &Host) -> Outcome<FdForm> {
         .hint(format!("set {}={} in {}", probe::PORT, form.address.port(), host.layout.env_file().display())))
 }
 
-/// Returns the files that `--socket` has written for the service, which are there.
+/// Returns the existing files that `--socket` has written for the service.
 ///
 /// # Errors
-/// One cannot be read.
+/// A file cannot be read.
 pub(super) fn written(layout: &Layout, unit: &UnitName) -> Outcome<Vec<PathBuf>> {
     let mut found = Vec::new();
-    // The drop-in first: without it the socket unit is not needed.
+    // The drop-in comes first: without it the socket unit is not needed.
     for path in [drop_in_path(layout, unit), socket_path(layout, unit)] {
         if disk::read_if_there(&path)?.is_some_and(|bytes| bytes.starts_with(SIGNATURE.as_bytes())) {
             found.push(path);
@@ -101,7 +101,7 @@ pub(super) fn socket_of(unit: &UnitName) -> String {
     format!("{}.socket", unit.as_str().trim_end_matches(".service"))
 }
 
-/// Returns where the socket unit lies.
+/// Returns the path of the socket unit.
 pub(super) fn socket_path(layout: &Layout, unit: &UnitName) -> PathBuf {
     layout.package_units().join(socket_of(unit))
 }
@@ -111,7 +111,7 @@ fn drop_in_path(layout: &Layout, unit: &UnitName) -> PathBuf {
 }
 
 fn socket_text(unit: &UnitName, address: SocketAddr) -> String {
-    // Servers open an address of IPv6 for IPv6 alone.
+    // Servers open an IPv6 address only for IPv6.
     let only = if address.is_ipv6() { "BindIPv6Only=ipv6-only\n" } else { "" };
     format!(
         "{SIGNATURE}\n[Unit]\nDescription=Socket of {unit}\n\n[Socket]\nListenStream={address}\n{only}\

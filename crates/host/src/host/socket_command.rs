@@ -1,5 +1,5 @@
-//! The command of a service that takes its connections from a descriptor instead of opening a port: for servers whose option
-//! for that is known. It touches nothing.
+//! The command of a service that gets its listening socket as a descriptor instead of opening a port, for servers with
+//! a known option for that. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -18,19 +18,19 @@ enum Server {
     Hypercorn,
 }
 
-/// A command that takes its connections from a descriptor.
+/// A command that gets its listening socket as a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FdForm {
-    /// Its words, as systemd has them before it fills variables in.
+    /// Its words, before systemd expands variables.
     pub(super) words: Vec<String>,
-    /// Where the command listened that it was made from.
+    /// The address of the original command.
     pub(super) address: SocketAddr,
 }
 
-/// Returns the form of a command that takes its connections from a descriptor. `port` is the service's.
+/// Returns the form of a command that gets its listening socket as a descriptor. `port` is the port of the service.
 ///
 /// # Errors
-/// The command is of no known server, or where it listens cannot be read from it.
+/// The command is not that of a known server, or its address cannot be read from it.
 pub(super) fn fd_form(words: &[String], port: u16) -> Outcome<FdForm> {
     let Some((server, first)) = server_of(words) else {
         return Err(Failure::new(format!(
@@ -86,8 +86,8 @@ pub(super) fn fd_form(words: &[String], port: u16) -> Outcome<FdForm> {
     Ok(FdForm { words: kept, address })
 }
 
-/// Returns where a command of a known server takes connections with TLS; `None` if it does not use TLS. An address of all is that of
-/// this machine. `port` is the service's.
+/// Returns the address on which a command of a known server accepts TLS connections; `None` if it does not use TLS. A
+/// wildcard address becomes the loopback address. `port` is the port of the service.
 pub(super) fn tls_address(words: &[String], port: u16) -> Option<SocketAddr> {
     let (server, first) = server_of(words)?;
     let options = match server {
@@ -99,7 +99,7 @@ pub(super) fn tls_address(words: &[String], port: u16) -> Option<SocketAddr> {
         return None;
     }
     let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    // One that takes its connections from a descriptor names no address.
+    // A command that gets a descriptor names no address.
     let mut address = fd_form(words, port).map_or(local, |form| form.address);
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
@@ -111,7 +111,7 @@ pub(super) fn tls_address(words: &[String], port: u16) -> Option<SocketAddr> {
     Some(address)
 }
 
-/// Returns the server of a command, and the number of the words before its arguments.
+/// Returns the server of a command, and the number of words before its arguments.
 fn server_of(words: &[String]) -> Option<(Server, usize)> {
     let named = |name: &str| match name {
         "uvicorn" => Some(Server::Uvicorn),
@@ -138,7 +138,7 @@ fn set(place: &mut Option<String>, value: String) -> Outcome<()> {
     Ok(())
 }
 
-/// Fills the service's port in, which is the one variable that is known.
+/// Fills in the port of the service, the only known variable.
 fn filled(value: &str, port: u16) -> Outcome<String> {
     let number = port.to_string();
     let value = value.replace(&format!("${{{PORT}}}"), &number).replace(&format!("${PORT}"), &number);

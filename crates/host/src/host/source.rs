@@ -1,4 +1,4 @@
-//! The mirror of the remote, the work tree and the environment.
+//! The mirror of the remote, the working tree and the environment.
 #![expect(clippy::unnecessary_wraps, reason = "every step answers in the same way")]
 
 use refresh_environments::VenvState;
@@ -58,7 +58,7 @@ pub(super) fn check_environment(host: &Host) -> Outcome<Need> {
             Need::Fits(format!("left {} as it is; the first run adopts it", venv.display()))
         }
         Ok(_) => Need::Fits(format!("left {} as it is", venv.display())),
-        // Whatever the application brings along would be built as root.
+        // The packages of the application would be built as root.
         Err(_) if layout.is_real() && Owner::of(&layout.app()).is_ok_and(|owner| owner.uid == 0) => {
             Need::Fits(format!(
                 "built no environment, because {} belongs to root; the first run builds it",

@@ -1,4 +1,4 @@
-//! A step of `init`, and the machine that it works on. It asks the remote for the branch.
+//! A step of `init`, and the machine that it works on. It queries the remote for the branch.
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ use refresh_programs::units::Units;
 use refresh_source::work_tree;
 use refresh_source::work_tree::TreeState;
 
-/// Who keeps the service on a machine.
+/// The manager of the service on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ManagerKind {
-    /// systemd, which runs this program from where it lies.
+    /// systemd, which runs this program from its present path.
     Systemd {
         /// The program that the units name.
         program: PathBuf,
@@ -34,7 +34,7 @@ pub(super) enum ManagerKind {
     Embedded,
 }
 
-/// A machine, or a world below a directory, that is brought to the contract.
+/// A machine, or a world below a directory, that is set up for the contract.
 pub struct Host {
     pub(super) layout: Layout,
     pub(super) manager: ManagerKind,
@@ -42,7 +42,7 @@ pub struct Host {
     pub input: InitInput,
     pub(super) run: RunId,
     pub(super) runner: Runner,
-    /// What the branch points to at the remote; not yet in the mirror, perhaps.
+    /// The commit of the branch at the remote; it may not be in the mirror yet.
     pub(super) tip: OnceCell<CommitId>,
     pub(super) installation: OnceCell<Installation>,
 }
@@ -52,7 +52,7 @@ pub struct Host {
 pub enum Need {
     /// Nothing has to be done; the sentence reports that.
     Fits(String),
-    /// Something must be done; the text is to be read behind "would".
+    /// Something must be done; the text follows the word "would".
     Needed(String),
 }
 
@@ -63,7 +63,8 @@ type Action<T> = Box<dyn Fn(&Host) -> Outcome<T>>;
 pub struct Step {
     /// Checks whether it is needed, and changes nothing.
     pub check: Action<Need>,
-    /// Does it, and reports what was done. After a failure the effects of earlier steps stay, and the next `init` goes on.
+    /// Performs the step, and reports its effect. After a failure the effects of earlier steps stay, and the next
+    /// `init` continues.
     pub apply: Action<String>,
 }
 
@@ -112,7 +113,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Refuses a place that is something else: the root of a world is made, what lies there is never taken over.
+    /// Refuses a place with other content: the root of a world is created; existing content is never taken over.
     pub(super) fn check_place(&self) -> Outcome<()> {
         let root = self.layout.root();
         if root.exists() && !root.is_dir() {
@@ -127,7 +128,7 @@ impl Host {
         Ok(())
     }
 
-    /// Asks the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
+    /// Queries the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
     pub(super) fn check_remote(&self) -> Outcome<()> {
         let tip = self.with_git(|git, world| {
             Mirror::new(git, world, &self.input.settings.remote).remote_tip(&self.input.branch)
@@ -136,7 +137,7 @@ impl Host {
         Ok(())
     }
 
-    /// Does `work` with a git whose configuration lies in a separate directory, which is removed afterwards.
+    /// Performs `work` with a git whose configuration is in a separate directory, which is removed afterwards.
     pub(super) fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
         let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
         disk::make_new_directory(&scratch, 0o755)?;
@@ -147,8 +148,8 @@ impl Host {
         removed.map(|()| done)
     }
 
-    /// Returns whom the application belongs to: on systemd the service user; elsewhere whom it belongs to already, below
-    /// a root the caller, and on a real machine the service user, never root.
+    /// Returns the owner of the application: with systemd the service user; otherwise its present owner, below a root
+    /// the caller, and on a real machine the service user, never root.
     pub(super) fn owner(&self) -> Outcome<Owner> {
         let layout = &self.layout;
         if self.manager == ManagerKind::Embedded {
@@ -162,7 +163,7 @@ impl Host {
         service_user()
     }
 
-    /// Returns the state of `app/`, which may be no part of an installation yet; `None` if it is no repository.
+    /// Returns the state of `app/`, which may not be part of an installation yet; `None` if it is not a repository.
     ///
     /// # Errors
     /// It cannot be read.
@@ -175,7 +176,7 @@ impl Host {
         self.with_git(|git, _| work_tree::read(&self.layout, git, &units)).map(Some)
     }
 
-    /// Returns the installation, once its directories are there.
+    /// Returns the installation, after its directories exist.
     pub(super) fn installation(&self) -> Outcome<&Installation> {
         if let Some(on) = self.installation.get() {
             return Ok(on);
@@ -184,12 +185,12 @@ impl Host {
         Ok(self.installation.get_or_init(|| on))
     }
 
-    /// Returns the commit that the branch points to now; fetched once.
+    /// Returns the present commit of the branch; fetches it once.
     pub(super) fn commit(&self) -> Outcome<CommitId> {
         self.installation()?.mirror.ensure(&self.run, &self.input.branch)
     }
 
-    /// Returns what the branch points to, where the mirror holds it already; nothing is fetched.
+    /// Returns the commit of the branch, if the mirror already has it; fetches nothing.
     pub(super) fn mirrored(&self) -> Outcome<Option<CommitId>> {
         if !self.layout.mirror().join("HEAD").exists() {
             return Ok(None);

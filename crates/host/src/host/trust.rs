@@ -1,4 +1,4 @@
-//! Which program root's units will run, and whether it may be believed.
+//! Finds the program that root's units will run, and checks whether it can be trusted.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use refresh_system::hint::Hint;
 /// Returns the real path of the running program, for units that run it as root.
 ///
 /// # Errors
-/// Others than root could replace it, or its path cannot stand in a unit.
+/// Other users than root could replace it, or its path is not possible in a unit.
 pub(super) fn program() -> Outcome<PathBuf> {
     let path = std::env::current_exe()
         .and_then(|path| path.canonicalize())
@@ -35,7 +35,7 @@ pub(super) fn program() -> Outcome<PathBuf> {
 /// Returns the part of a path, itself included, that users other than root can write.
 ///
 /// # Errors
-/// A part cannot be looked at.
+/// A part cannot be inspected.
 pub(super) fn replaceable_at(path: &Path) -> Outcome<Option<PathBuf>> {
     for part in path.ancestors() {
         let found = part.metadata().context(|| format!("cannot read {}", part.display()))?;

@@ -1,8 +1,9 @@
-//! `init --undo`: removes everything that this program ever added to a machine, and leaves the service running.
+//! `init --undo`: removes everything that this program has added to a machine, and leaves the service running.
 //!
-//! Each step finds out by itself whether it is needed, so what was killed goes on at the next call; the settings and the
-//! state, by which it is found again, go last. What is of people stays: their local changes and the environment from before
-//! this program are moved beside the work tree. Content of the service user's is read and written by operations only.
+//! Each step checks itself whether it is needed, so a killed removal continues at the next call. The settings and the
+//! state, which identify the installation, are removed last. Data of people stays: their local changes and the
+//! environment from before this program are moved beside the working tree. Only operations read and write content of
+//! the service user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,16 +26,16 @@ use super::relocate::{self, RelocateRequest};
 use super::user::{self, OWN_USERS};
 use super::{page, socket, trust};
 
-/// How long it may take to copy an environment.
+/// The time limit of a copy of an environment.
 const RELOCATION: Duration = Duration::from_secs(3600);
 
-/// How the host's file begins that `init` writes.
+/// The beginning of the host's file that `init` writes.
 const SIGNATURE: &str = "# Settings of this host for ladylinux-refresh.";
 
-/// How long the service may take beyond its own stop timeout to stop and start again.
+/// The extra time for the service to stop and start again, beyond its own stop timeout.
 const RESTART: Duration = Duration::from_secs(90);
 
-/// An installation that is to be removed.
+/// An installation to be removed.
 pub struct Undo<'a> {
     on: &'a Installation,
     bus: Option<Bus>,
@@ -42,7 +43,7 @@ pub struct Undo<'a> {
 
 /// One step.
 pub struct UndoStep<'a> {
-    /// Its effect, to be read behind "would".
+    /// Its effect, in words that follow "would".
     pub what: String,
     apply: Box<dyn Fn() -> Outcome<()> + 'a>,
 }
@@ -56,10 +57,10 @@ impl<'a> UndoStep<'a> {
         Self::new(format!("remove {}", path.display()), move || remove(&path))
     }
 
-    /// Does it.
+    /// Performs the step.
     ///
     /// # Errors
-    /// It cannot be done; the next `init --undo` goes on from there.
+    /// It fails; the next `init --undo` continues from there.
     pub fn apply(&self) -> Outcome<()> {
         (self.apply)()
     }
@@ -165,7 +166,7 @@ impl<'a> Undo<'a> {
         Ok(())
     }
 
-    /// Returns the environment in use, if it is one of the store's.
+    /// Returns the environment in use, if it is in the store.
     fn environment(&self) -> Outcome<Option<PathBuf>> {
         let layout = &self.on.layout;
         let Ok(target) = fs::read_link(layout.venv()) else { return Ok(None) };
@@ -177,7 +178,7 @@ impl<'a> Undo<'a> {
         Ok((real.parent() == Some(environments.as_path())).then_some(real))
     }
 
-    /// Returns files of the users in the tool's own directories, each with the place that it is moved to.
+    /// Returns files of the users in the tool's own directories, each with its new place.
     fn kept(&self, in_use: Option<&Path>) -> Outcome<Vec<(PathBuf, PathBuf)>> {
         let layout = &self.on.layout;
         let kept = layout.home().join("kept-by-refresh");
@@ -222,11 +223,11 @@ impl<'a> Undo<'a> {
         Ok(paths)
     }
 
-    /// Puts the environment in the place of the link by one rename: there is one at every instant.
+    /// Puts the environment in the place of the link by one rename: an environment exists at every instant.
     fn put_back(&self, from: &Path) -> Outcome<()> {
         let (layout, owner) = (&self.on.layout, self.on.owner);
         let venv = layout.venv();
-        // The programs of the one from before this program name the place of the link.
+        // The programs of the environment from before this program contain the path of the link.
         if from.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ADOPTED)) {
             disk::exchange(&venv, from)?;
             return disk::sync_parent(&venv);
@@ -250,8 +251,8 @@ impl<'a> Undo<'a> {
         disk::remove_file_if_there(&side)
     }
 
-    /// A running service that was deployed holds programs of the store open, and would search what it has not loaded yet
-    /// at an empty place. One that no run has started has nothing of it.
+    /// Restarts a running service that a run has deployed. It has files of the store open, and would search for files
+    /// that it has not loaded yet in an empty place. A service that no run has started uses nothing of the store.
     fn restart(&self, bus: &Bus) -> Outcome<()> {
         bus.reload()?;
         let service = &self.on.settings.service;
@@ -272,13 +273,13 @@ fn end(bus: &Bus, unit: &str) -> Outcome<()> {
     bus.disable(&[unit])
 }
 
-/// How the names of environments begin that were in use before this program.
+/// The prefix of the names of environments that were in use before this program.
 const ADOPTED: &str = "adopted-";
 
-/// The name beside `venv` where the copy of the environment is made.
+/// The name of the copy of the environment, beside `venv`.
 const SIDE: &str = ".venv.undo";
 
-/// Moves something of people's to a place that has nothing yet.
+/// Moves data of people to an empty place.
 fn keep(from: &Path, to: &Path) -> Outcome<()> {
     if let Some(directory) = to.parent() {
         disk::make_directory(directory, 0o755)?;
@@ -299,12 +300,12 @@ fn remove(path: &Path) -> Outcome<()> {
     disk::sync_parent(path)
 }
 
-/// Returns whether a file of settings is the one that `init` wrote, whatever people have set in it since.
+/// Returns whether `init` wrote a file of settings, even if people have edited it since.
 fn is_written_by_init(path: &Path) -> Outcome<bool> {
     Ok(disk::read_if_there(path)?.is_some_and(|bytes| bytes.starts_with(SIGNATURE.as_bytes())))
 }
 
-/// Returns the names in a directory, sorted; none where it is missing.
+/// Returns the names in a directory, sorted; an empty list if it is missing.
 fn names(directory: &Path) -> Outcome<Vec<String>> {
     let context = || format!("cannot read {}", directory.display());
     let entries = match fs::read_dir(directory) {

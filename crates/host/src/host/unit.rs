@@ -1,4 +1,4 @@
-//! The service's own unit: found in the repository, or made after the deployment contract. An installed one is never
+//! The unit of the service: found in the repository, or made by the deployment contract. An installed one is never
 //! overwritten.
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ pub(super) fn check_unit(host: &Host) -> Outcome<Need> {
     let unit = &host.input.settings.service.unit;
     Ok(match (installed(&host.layout, unit), template_of(unit)) {
         (Some(path), _) => Need::Fits(format!("left {} as it is", path.display())),
-        // A whole unit of an instance's name would go before the template that others of them are made from.
+        // A complete unit with the name of an instance would take precedence over the template, from which other
+        // instances are made.
         (None, Some(template)) => {
             let what = format!("{unit} is an instance of {template}, which does not exist");
             let units = host.layout.host_units();
@@ -32,7 +33,8 @@ pub(super) fn check_unit(host: &Host) -> Outcome<Need> {
     })
 }
 
-/// Returns the failure that the application has a unit of another name: a second one would start it twice, on one port.
+/// Returns the failure that the application has a unit with another name: a second unit would start it twice, on one
+/// port.
 fn of_another_name(layout: &Layout, unit: &UnitName, found: Elsewhere) -> Failure {
     Failure::new(format!("{unit} does not exist, and the application has another unit"))
         .because(Failure::new(found.what))
@@ -50,9 +52,8 @@ pub(super) fn apply_unit(host: &Host) -> Outcome<String> {
     Ok(format!("installed {}, generated from the settings; you can change it", path.display()))
 }
 
-/// Returns the file of an installed unit, or the template that it is an instance of: the one that systemd takes, where
-/// there are several. A unit that is masked
-/// counts as installed. Source: systemd.unit(5), the unit search path.
+/// Returns the file of an installed unit, or the template that it is an instance of: the one that systemd uses, if
+/// there are several. A masked unit counts as installed. Source: systemd.unit(5), the unit search path.
 pub(crate) fn installed(layout: &Layout, unit: &UnitName) -> Option<PathBuf> {
     let more = ["run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system"];
     let [run, local, lib] = more.map(|directory| layout.root().join(directory));
@@ -68,7 +69,7 @@ fn template_of(unit: &UnitName) -> Option<String> {
     Some(format!("{stem}@.service"))
 }
 
-/// A unit that a commit brings.
+/// A unit in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     /// Its path in the tree.
@@ -77,10 +78,10 @@ pub(crate) struct Found {
     pub(crate) text: String,
 }
 
-/// Reads the unit out of a commit; `None` if it brings none.
+/// Reads the unit from a commit; `None` if it has none.
 ///
 /// # Errors
-/// It brings several, or one that is no regular file.
+/// The commit has several, or one that is not a regular file.
 pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> Outcome<Option<Found>> {
     let files = mirror.files(commit)?;
     let mut named = files
@@ -103,13 +104,14 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
 }
 
 impl Found {
-    /// Returns what in it is not accepted, since it gives more than the application needs; nothing where it can be installed.
+    /// Returns the parts of it that are not accepted, because they give more rights than the application needs; an
+    /// empty list if it can be installed.
     pub(crate) fn not_accepted(&self) -> Vec<String> {
         unit_text::not_accepted(&self.text)
     }
 }
 
-/// The command by which people install a unit of the repository themselves.
+/// Returns the command with which people install a unit of the repository themselves.
 fn by_hand(mirror: &Path, commit: &CommitId, path: &Path, unit: &UnitName) -> String {
     format!(
         "git --git-dir={} show {} >{}",
@@ -119,7 +121,8 @@ fn by_hand(mirror: &Path, commit: &CommitId, path: &Path, unit: &UnitName) -> St
     )
 }
 
-/// Compares a unit that `init` made with what it would make now; `None` if they are the same or people wrote it.
+/// Compares a unit that `init` made with the one that it would make now; `None` if they are the same or people wrote
+/// it.
 pub(crate) fn drift(installed: &Path, settings: &Settings) -> Outcome<Option<String>> {
     let Some(bytes) = disk::read_if_there(installed)? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);

@@ -1,5 +1,5 @@
-//! The text of the service's unit: what is put right in one that people wrote, what may not stand in one, and the one that
-//! follows from the deployment contract.
+//! The text of the service's unit: repairs of one that people wrote, the lines that are not accepted, and the unit by
+//! the deployment contract.
 
 use refresh_programs::systemd::file::UnitFile;
 use refresh_programs::systemd::root_exec::is_yes;
@@ -8,30 +8,31 @@ use refresh_settings::Settings;
 use refresh_service::probe;
 use refresh_settings::users::SERVICE_USER;
 
-/// How the unit begins that [`default_unit`] makes.
+/// The beginning of the unit that [`default_unit`] makes.
 pub(super) const SIGNATURE: &str = "# Made by `ladylinux-refresh init` after the deployment contract";
 
-/// Takes a byte order mark and the carriage returns of line ends away: systemd reads both as part of a value.
+/// Removes a byte order mark and the carriage returns of line ends: systemd reads both as part of a value.
 pub(super) fn normalize(bytes: &[u8]) -> String {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     String::from_utf8_lossy(bytes).replace("\r\n", "\n")
 }
 
-/// What the unit of a repository may say of the environment file. systemd expands patterns in this value, and reads as root
-/// what they match: only these two spellings are known to name no other file.
+/// The accepted values of the environment file in the unit of a repository. systemd expands patterns in this value, and
+/// reads the matching files as root: only these two spellings are known to name no other file.
 const ENV_FILES: [&str; 2] = ["-/etc/ladylinux/ladylinux.env", "/etc/ladylinux/ladylinux.env"];
 
-/// The units that the unit of a repository may be ordered after, and may have started before it.
+/// The units that the unit of a repository may be ordered after, and may start before itself.
 const NEIGHBOURS: [&str; 4] =
     ["network.target", "network-pre.target", "network-online.target", "ollama.service"];
 
-/// Returns what in the unit of a repository is not accepted, a clause for each; nothing where it can be installed. Anyone who
-/// can push a commit writes it, so each of its sections has a list of what is accepted. Sources: systemd.unit(5),
-/// systemd.exec(5), systemd.service(5).
+/// Returns the parts of the unit of a repository that are not accepted, a clause for each; an empty list if it can be
+/// installed. Every person who can push a commit can write it, so each of its sections has a list of accepted settings.
+/// Sources: systemd.unit(5), systemd.exec(5), systemd.service(5).
 pub(super) fn not_accepted(text: &str) -> Vec<String> {
     let file = UnitFile::parse(text.as_bytes());
     let mut against = Vec::new();
-    // Only that user is known to be no more than the application: others administer, or own what root goes by.
+    // Only that user is known to have no more rights than the application: other users administer the machine, or own
+    // files that root uses.
     match file.value("Service", "User") {
         None => against.push("it has no User=, so its processes would be root's".to_owned()),
         Some(user) if user != SERVICE_USER => against.push(format!("it has User={user}")),
@@ -72,28 +73,28 @@ fn is_accepted_of_service(key: &str, value: &str) -> bool {
     let prefix: String = value.chars().take_while(|c| "@-:+!|".contains(*c)).collect();
     let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
     match key {
-        // The last one counts; it is checked with the file.
+        // The last value counts; it is checked with the file.
         "User" => true,
         "PermissionsStartOnly" => !is_yes(value),
-        // systemd opens what these name as root, reads it or writes to it.
+        // systemd opens the files of these settings as root, and reads or writes them.
         "StandardInput" => value == "null",
         "StandardOutput" | "StandardError" => !opens && !value.contains("tty"),
         "EnvironmentFile" => value.is_empty() || ENV_FILES.contains(&value),
         // Many groups lead to root (disk, shadow, sudo, docker, lxd …), by name or by number.
         "Group" => value.is_empty() || value == SERVICE_USER,
         "Nice" => value.is_empty() || value.parse().is_ok_and(|nice: i8| nice >= 0),
-        // `inherit` hands the keys of root's session to the service.
+        // `inherit` gives the keys of root's session to the service.
         "KeyringMode" => matches!(value, "" | "private" | "shared"),
         _ if key.starts_with("Exec") => !prefix.contains(['+', '!']),
-        // An empty value takes away what was said before.
+        // An empty value cancels the earlier ones.
         _ => value.is_empty() || is_unprivileged(key),
     }
 }
 
-/// Returns whether it is known of a setting of `[Service]` that no value of it gives rights of root, or precedence over what
-/// else the machine does. It is a list of what is accepted: there are many ways to root (directories that systemd makes over
-/// to the user, files that it reads for it, mounts that put another file in the place of one that programs of root believe),
-/// and every version of systemd brings more.
+/// Returns whether a setting of `[Service]` is known to give neither rights of root nor precedence over other work of
+/// the machine, with any value. It is a list of accepted settings, because there are many ways to root: directories
+/// that systemd gives to the user, files that it reads for the user, mounts that replace a file that programs of root
+/// trust. Every version of systemd adds more.
 fn is_unprivileged(key: &str) -> bool {
     const KEYS: &str = "\
         Type ExitType BusName WorkingDirectory Environment UnsetEnvironment NotifyAccess RemainAfterExit \
@@ -122,7 +123,7 @@ pub(super) fn default_unit(settings: &Settings) -> String {
         .iter()
         .map(|word| {
             let word = self::word(&word.replace("{venv}", &venv).replace("{app}", &app)).replace('$', "$$");
-            // Not expanded by us: the env file may name another port any day.
+            // This is not expanded here: the port in the environment file may change at any time.
             word.replace("{port}", "${LADYLINUX_PORT}")
         })
         .collect();
@@ -159,7 +160,7 @@ WantedBy=multi-user.target
     )
 }
 
-/// Writes a word of a command so that systemd reads it unchanged, but for its variables (systemd.service(5)).
+/// Escapes a word of a command: systemd reads it unchanged, except for its variables (systemd.service(5)).
 pub(super) fn word(word: &str) -> String {
     let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     let plain = !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\', ';']);
@@ -182,7 +183,7 @@ mod tests {
             "[Service]\nExecStart=/x\n",
             "[Service]\nUser=root\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nUser=\nExecStart=/x\n",
-            // These blanks are part of a key for systemd, which sees no User= then.
+            // These blanks are part of a key for systemd, so it finds no User=.
             "[Service]\nUser\u{a0}=ladylinux\nExecStart=/x\n",
             "[Service]\n\u{a0}User=ladylinux\nExecStart=/x\n",
             "[Service]\n\u{c}User=ladylinux\nExecStart=/x\n",
@@ -213,16 +214,16 @@ mod tests {
             "Group=%g",
             "[Install]\nAlias=sshd.service",
             "[Install]\nAlso=other.service",
-            // Made over to the user, with all that is in them.
+            // systemd gives it to the user, with all its content.
             "StateDirectory=ladylinux/refresh",
             "RuntimeDirectory=systemd/system",
-            // Read by root for the service.
+            // Root reads it for the service.
             "StandardInput=file:/etc/shadow",
             "LoadCredential=x:/etc/shadow",
             "EnvironmentFile=-/root/secrets.env",
             "EnvironmentFile=/opt/ladylinux/app/link",
             "EnvironmentFile=/etc/ladylinux/../../root/secrets.env",
-            // Another file in the place of one that every program of root believes.
+            // It replaces a file that every program of root trusts.
             "BindPaths=/opt/ladylinux/app/preload:/etc/ld.so.preload",
             "RootImage=/opt/ladylinux/app/image",
             "SomethingThatOnlyANewerSystemdKnows=yes",

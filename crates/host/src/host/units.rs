@@ -9,10 +9,10 @@ use refresh_system::error::Outcome;
 use super::own_files::{self, OwnFile, REQUESTS, State};
 use super::{Host, ManagerKind, Need, Step};
 
-/// How long the start of the path unit may take, which does nothing but wait.
+/// The time limit of the start of the path unit, which only waits.
 pub(super) const START: Duration = Duration::from_secs(30);
 
-/// Returns the steps: files first, then what systemd makes of them. The timer stays off.
+/// Returns the steps: files first, then their units in systemd. The timer stays off.
 pub(super) fn steps(host: &Host) -> Vec<Step> {
     let of_file = |file: OwnFile| {
         let again = file.clone();

@@ -1,4 +1,4 @@
-//! The system user and group that the application belongs to, and the users of this program's own. Starts `useradd`,
+//! The system user and group that own the application, and this program's own users. Starts `useradd`,
 //! `systemd-sysusers` and `userdel`.
 
 use std::fs;
@@ -30,7 +30,7 @@ pub(super) fn apply_service_user(host: &Host) -> Outcome<String> {
     let home = host.layout.home();
     let mut program = Program::new(useradd).args(["--system", "--no-create-home", "--shell"]);
     program = program.arg("/usr/sbin/nologin").arg("--home-dir").arg(home);
-    // A group of that name may be there already, and then is the one that is meant.
+    // If a group of that name exists already, it is used.
     program =
         if group_is_there()? { program.args(["--gid", SERVICE_USER]) } else { program.arg("--user-group") };
     host.runner
@@ -40,10 +40,10 @@ pub(super) fn apply_service_user(host: &Host) -> Outcome<String> {
     Ok(format!("created the system user {SERVICE_USER} (uid {}, gid {})", user.uid, user.gid))
 }
 
-/// The users of this program's own, by name.
+/// This program's own users, by name.
 pub(super) const OWN_USERS: [&str; 2] = [BUILDER, STAGING];
 
-/// Returns those that exist, or those that do not.
+/// Returns the own users that exist, or those that do not.
 fn own_users(exist: bool) -> Outcome<Vec<&'static str>> {
     let mut found = Vec::new();
     for name in OWN_USERS {
@@ -54,7 +54,7 @@ fn own_users(exist: bool) -> Outcome<Vec<&'static str>> {
     Ok(found)
 }
 
-/// Creates those that do not exist, and returns them.
+/// Creates the own users that do not exist, and returns them.
 ///
 /// # Errors
 /// They cannot be created.
@@ -70,7 +70,7 @@ pub(super) fn create_own_users(runner: &Runner) -> Outcome<Vec<&'static str>> {
     Ok(missing)
 }
 
-/// Removes them with their groups.
+/// Removes the own users with their groups.
 ///
 /// # Errors
 /// One of them cannot be removed.

@@ -1,5 +1,5 @@
-//! The other units of the application: those that go with the service know the fence, and none goes on with an old version
-//! unseen.
+//! The other units of the application: those that stop with the service have the fence, and none continues with an old
+//! version unnoticed.
 
 use crate::doctor::{Examined, Findings, Found, refused};
 use refresh_installation::installation::Installation;
@@ -7,7 +7,7 @@ use refresh_programs::process::identity::is_launcher;
 use refresh_run::plan::{preflight, reach};
 use refresh_service::systemd::Systemd;
 
-/// Every unit that runs the application is tied to the service, or known to be not.
+/// Checks that every unit that runs the application is tied to the service, or is known not to be.
 pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findings {
     if !examined.is_kept_by_systemd() {
         return Ok(Vec::new());
@@ -37,7 +37,7 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
     Ok(found.collect())
 }
 
-/// The units of `service.also` can be stopped, started and fenced like the service.
+/// Checks that the units of `service.also` can be stopped, started and fenced like the service.
 pub(in crate::doctor) fn also(examined: &Examined, on: &Installation) -> Findings {
     let service = &examined.settings.service;
     if !examined.is_kept_by_systemd() || service.also.is_empty() {
@@ -50,7 +50,7 @@ pub(in crate::doctor) fn also(examined: &Examined, on: &Installation) -> Finding
     )
 }
 
-/// The running service listens where the probe asks it.
+/// Checks that the running service listens at the address of the probe.
 pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Findings {
     let service = examined.service()?;
     if !refused(preflight::probe(on, &service), "")?.is_empty() {

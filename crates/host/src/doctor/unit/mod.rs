@@ -1,7 +1,7 @@
-//! The unit of the service: that it is there, that it is the repository's, that it knows the fence. What its lines say
-//! is looked at in [`words`].
+//! The unit of the service: it exists, it equals the one of the repository, and it has the fence. [`words`] checks its
+//! lines.
 //!
-//! Where systemd runs, it is asked which files it goes by; below a root they are looked for where systemd would.
+//! If systemd runs, it reports the files of the unit; below a root, they are searched in the directories of systemd.
 
 mod beside;
 mod words;
@@ -22,7 +22,7 @@ use refresh_system::text::quoted_path;
 use super::unit_files::Unit;
 use super::{Examined, Findings, Found, blemish, cleaning, some_of};
 
-/// systemd has the unit and can start it.
+/// Checks that systemd has the unit and can start it.
 pub(super) fn there(examined: &Examined) -> Findings {
     if !examined.is_kept_by_systemd() {
         return Ok(Vec::new());
@@ -59,7 +59,7 @@ pub(super) fn there(examined: &Examined) -> Findings {
     })
 }
 
-/// The unit goes by the fence.
+/// Checks that the unit respects the fence.
 pub(super) fn fence(examined: &Examined, unit: &Unit) -> Findings {
     let Some(facts) = &unit.facts else { return Ok(Vec::new()) };
     super::refused(
@@ -68,7 +68,7 @@ pub(super) fn fence(examined: &Examined, unit: &Unit) -> Findings {
     )
 }
 
-/// Its files hold nothing that systemd or people stumble over.
+/// Checks that its files contain nothing that systemd or people misread.
 pub(super) fn text(_: &Examined, unit: &Unit) -> Findings {
     let mut flawed = Vec::new();
     let mut shown = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn text(_: &Examined, unit: &Unit) -> Findings {
     )])
 }
 
-/// The installed unit says what the one in the repository says.
+/// Checks that the installed unit equals the one in the repository.
 pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
     let (Some(fragment), Some(commit)) = (&unit.fragment, examined.commit()?) else { return Ok(Vec::new()) };
     let mirror = &examined.opened()?.mirror;
@@ -97,7 +97,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
         Ok(None) => return Ok(Vec::new()),
         Ok(Some(brought)) => brought,
         Err(failure) => {
-            // Without a hint the mirror could not be read.
+            // If there is no hint, the mirror could not be read.
             let Some(by_hand) = failure.hints().pop() else { return Err(failure) };
             let why = "the right one is unknown, so the installed one is compared with none";
             return Ok(vec![Found::note(failure.chain().join(": "), why, by_hand.to_string())]);
@@ -130,9 +130,9 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
     Ok(vec![Found::problem(what, why, repair)])
 }
 
-/// A unit that `init` generated follows the settings of now.
+/// Checks that a unit that `init` generated matches the present settings.
 pub(super) fn settings(examined: &Examined, unit: &Unit) -> Findings {
-    // The file itself: systemd may not have read it yet.
+    // This reads the file itself: systemd may not have read it yet.
     let Some(path) = host::unit::installed(&examined.layout, &unit.name) else { return Ok(Vec::new()) };
     let note = |what: String| {
         Found::note(
@@ -144,7 +144,7 @@ pub(super) fn settings(examined: &Examined, unit: &Unit) -> Findings {
     Ok(host::unit::drift(&path, &examined.settings)?.map(note).into_iter().collect())
 }
 
-/// The keys that two unit files do not say the same of.
+/// Returns the keys with different values in two unit files.
 fn differences(one: &UnitFile, other: &UnitFile) -> Vec<String> {
     let keys: BTreeSet<(&str, &str)> = one
         .assignments
@@ -162,7 +162,7 @@ fn differences(one: &UnitFile, other: &UnitFile) -> Vec<String> {
         .collect()
 }
 
-/// Drop-ins of users are reported.
+/// Reports drop-ins of users.
 #[expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 pub(super) fn drop_ins_of_people(examined: &Examined, unit: &Unit) -> Findings {
     let ours = examined.layout.drop_in(&unit.name);

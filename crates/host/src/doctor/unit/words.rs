@@ -1,4 +1,4 @@
-//! What the lines of the unit say, line by line: commands, paths, the user, the way it is stopped.
+//! The lines of the unit: commands, paths, the user, the kind of stop.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use std::path::Path;
@@ -15,10 +15,10 @@ use refresh_service::systemd::requirements::check_needs;
 use refresh_settings::users::SERVICE_USER;
 use refresh_system::text::quoted;
 
-/// Groups whose members can read or write what only root should.
+/// Groups whose members can read or write files that only root should access.
 const WAYS_TO_ROOT: [&str; 8] = ["root", "0", "disk", "shadow", "sudo", "docker", "lxd", "libvirt"];
 
-/// No command uses a kind of variable that systemd does not know.
+/// Checks that no command uses a kind of variable that systemd does not support.
 pub(in crate::doctor) fn variables(_: &Examined, unit: &Unit) -> Findings {
     let mut found = Vec::new();
     for key in COMMANDS {
@@ -37,9 +37,9 @@ pub(in crate::doctor) fn variables(_: &Examined, unit: &Unit) -> Findings {
     Ok(found)
 }
 
-/// The variables of a command that only a shell understands (`${NAME:-default}`).
+/// Returns the variables of a command that only a shell expands (`${NAME:-default}`).
 fn shell_variables(command: &str) -> Vec<String> {
-    // With a colon among its prefixes a command is taken as it stands.
+    // If a colon is among its prefixes, systemd does not expand the command.
     let prefixes = command.len() - command.trim_start_matches(PREFIXES).len();
     if command[..prefixes].contains(':') {
         return Vec::new();
@@ -52,7 +52,7 @@ fn shell_variables(command: &str) -> Vec<String> {
         let Some(end) = after.find('}') else { break };
         let name = &after[..end];
         let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        // A doubled dollar sign stands for one, and is for a shell that the command starts.
+        // A doubled dollar sign means a single one, and is for a shell that the command starts.
         if !plain && dollars % 2 == 0 {
             found.push(format!("${{{name}}}"));
         }
@@ -61,7 +61,7 @@ fn shell_variables(command: &str) -> Vec<String> {
     found
 }
 
-/// The units that it cannot do without exist.
+/// Checks that its required units exist.
 pub(in crate::doctor) fn requirements(examined: &Examined, unit: &Unit) -> Findings {
     let mut found = Vec::new();
     for key in ["Requires", "Requisite", "BindsTo"] {
@@ -77,7 +77,7 @@ pub(in crate::doctor) fn requirements(examined: &Examined, unit: &Unit) -> Findi
         }
     }
     if let (true, Some(facts)) = (found.is_empty(), &unit.facts) {
-        // What those require in their turn, and what is there and cannot be used.
+        // This includes the requirements of those units, and existing units that cannot be used.
         return refused(
             check_needs(&Bus::connect()?, &unit.name, facts),
             "systemd refuses to start the service then",
@@ -90,7 +90,7 @@ fn exists(examined: &Examined, name: &str) -> Outcome<bool> {
     if examined.is_kept_by_systemd() {
         return Ok(Bus::connect()?.unit(name)?.load != LoadState::NotFound);
     }
-    // Others are made by systemd itself.
+    // systemd itself creates units of other types.
     if !["service", "socket", "path", "timer"].iter().any(|kind| name.ends_with(&format!(".{kind}"))) {
         return Ok(true);
     }
@@ -104,7 +104,7 @@ fn exists(examined: &Examined, name: &str) -> Outcome<bool> {
     Ok(is_there(name) || template.is_some_and(|template| is_there(&template)))
 }
 
-/// The paths are those of the deployment contract.
+/// Checks that the paths are those of the deployment contract.
 pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
     let layout = &examined.layout;
     let (venv, app) = (spelled(layout, &layout.venv()), spelled(layout, &layout.app()));
@@ -142,12 +142,12 @@ pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
     Ok(found)
 }
 
-/// The program of a command, without the prefixes.
+/// Returns the program of a command, without the prefixes.
 fn program(command: &str) -> Option<&str> {
     command.split_whitespace().next().map(|word| word.trim_start_matches(PREFIXES).trim_matches('"'))
 }
 
-/// It does not run as root, and runs as the owner of `app/`.
+/// Checks that it does not run as root, but as the owner of `app/`.
 pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
     let why = "anyone who controls the application controls the machine";
     let name = &unit.name;
@@ -187,7 +187,7 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
     Ok(found)
 }
 
-/// A user that does not exist, or whom `app/` does not belong to.
+/// Returns a finding if the user does not exist, or does not own `app/`.
 fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Found>> {
     let uid = match user.parse() {
         Ok(uid) => Some(uid),
@@ -215,7 +215,7 @@ fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Foun
     }))
 }
 
-/// A stop ends all processes of it.
+/// Checks that a stop ends all its processes.
 pub(in crate::doctor) fn kill_mode(_: &Examined, unit: &Unit) -> Findings {
     let Some(mode @ ("process" | "none")) = unit.file.value("Service", "KillMode") else {
         return Ok(Vec::new());
@@ -228,7 +228,7 @@ pub(in crate::doctor) fn kill_mode(_: &Examined, unit: &Unit) -> Findings {
     )])
 }
 
-/// A stop does not wait for connections that stay open.
+/// Checks that a stop does not wait for connections that stay open.
 pub(in crate::doctor) fn stop(_: &Examined, unit: &Unit) -> Findings {
     let commands = unit.file.list("Service", "ExecStart");
     let mut found = Vec::new();
