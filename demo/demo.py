@@ -5,8 +5,8 @@
     demo/demo.py --stop          end what the last demo left running
 
 The demo makes a Git repository of `demo/app`, serves it on the loopback interface and then uses ladylinux-refresh as
-a user would: init, refreshes, a migration that fails, rollback. The service and the repository stay, so that more can
-be pushed and refreshed. The demo writes below its own directory only.
+a user would: init, refreshes, a migration that fails, rollback. The service and the repository stay, so you can push and refresh
+more. The demo writes below its own directory only.
 """
 
 import argparse
@@ -27,10 +27,10 @@ import urllib.request
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
-# What the demo makes in its directory, and so all that it removes there.
+# The entries that the demo creates in its directory; it removes only these.
 OWN = ["root", "upstream", "work", "server.log"]
 LOCK = "demo.lock"
-# Below the ports that the kernel gives to outgoing connections.
+# Below the ports that the kernel uses for outgoing connections.
 PORTS = range(20_000, 30_000)
 REPOSITORY = "ladylinux.git"
 # The variables that mark the processes of a demo: the server's and the service's.
@@ -50,7 +50,7 @@ VERSIONS = {
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the text names the cause."""
+    """The demo cannot continue; the text names the cause."""
 
 
 class Demo:
@@ -58,7 +58,7 @@ class Demo:
 
     def __init__(self, directory, program):
         self.directory, lock = claimed(directory)
-        # A demo is stopped with the program that it was shown with.
+        # A demo is stopped with the program of its start.
         self.program = program or Path(lock.read().strip() or "/nonexistent")
         if program:
             lock.truncate(0)
@@ -149,7 +149,7 @@ class Demo:
         file.chmod(0o600)
 
     def configure_host(self, remote):
-        """Writes the host's settings: the remote, and how the service is started and proved."""
+        """Writes the host's settings: the remote, the start of the service and its health check."""
         (self.root / "etc/ladylinux/refresh.toml").write_text(
             f"""\
 # Written by the demo.
@@ -214,13 +214,13 @@ settle = "1s"
             raise DemoFailed(f"'{title}' ended with exit code {code}")
 
     def downtime(self):
-        """Returns for how many seconds the service was down in the last run; None where it was not."""
+        """Returns the downtime of the service in the last run, in seconds; None without a downtime."""
         status = json.loads((self.state / "status.json").read_text())
         milliseconds = first_value(status, "downtime_ms")
         return None if milliseconds is None else milliseconds / 1000
 
     def expect_running(self, commit):
-        """Reads from the service itself which commit it runs. The edits of the demo must be gone from its tree."""
+        """Checks the commit that the service reports. The edits of the demo must be gone from its tree."""
         url = f"{self.url}api/status"
         print("$ curl", url)
         answer = fetch(url, limit=10)
@@ -231,7 +231,7 @@ settle = "1s"
             raise DemoFailed("the deployed tree holds a file that is not part of the commit")
 
     def expect_down(self):
-        """Checks that the service takes no connection."""
+        """Checks that the service accepts no connection."""
         if takes_connections(self.port):
             raise DemoFailed(f"port {self.port} takes connections after the halt")
         print(f"port {self.port} takes no connection")
@@ -258,7 +258,7 @@ settle = "1s"
         return bool(changed) or self.git(self.work, "log", "-1", "--format=%s", "--all") not in subjects
 
     def end(self):
-        """Ends the service by the program's own command, then the server and what else is left of the demo."""
+        """Ends the service by the program's own command, then the server and all other processes of the demo."""
         if (self.state / "supervisor").exists() and self.program.exists():
             subprocess.run(self.command("service", "stop"), stdin=subprocess.DEVNULL, capture_output=True)
         end = time.monotonic() + 10
@@ -331,7 +331,7 @@ settle = "1s"
         self.print_end()
 
     def print_end(self):
-        """Prints the list of what happened, what to try next, and the service's address as the last line."""
+        """Prints the list of results, further commands, and the service's address as the last line."""
         chapter("What happened")
         print(f"{'':<32} {'exit':>4}  {'took':>8}  {'down':>8}")
         for title, code, took, downtime in self.summary:
@@ -356,7 +356,7 @@ settle = "1s"
 
 
 class Visitor:
-    """Asks the service all the time, as a context; counts the requests and those that fail."""
+    """Sends requests to the service all the time, as a context; counts them and those that fail."""
 
     def __init__(self, url):
         self.url = url
@@ -391,7 +391,7 @@ class Visitor:
 def claimed(directory):
     """Makes or takes over the directory and locks it; returns its real path and the locked file.
 
-    Raises DemoFailed where other users can write in it, where it holds other things than a demo, or where another
+    Raises DemoFailed if other users can write in it, if it contains other files than a demo, or if another
     demo uses it.
     """
     directory = Path(os.path.abspath(directory))
@@ -441,7 +441,7 @@ def readable(seconds):
 
 
 def fetch(url, limit):
-    """Returns what a server on the loopback interface answers. Raises OSError where it does not answer well."""
+    """Returns the successful answer of a server on the loopback interface. Raises OSError for any other answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return opener.open(url, timeout=limit).read().decode()
 

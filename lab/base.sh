@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds what every machine of the lab stands on, once, and prints where it lies: the base root file system (first line)
-# and a package index of wheels (second line).
+# Builds the base of all machines of the lab, once, and prints its place: the base root file system (first line) and a
+# package index of wheels (second line).
 #
 #   sudo ./lab/base.sh
 #
-# Both are kept in ${LADYLINUX_REFRESH_LAB_CACHE:-/var/cache/ladylinux-refresh-lab}, below a name that holds a digest of
-# what they were made from: another list of packages, release of the distribution or list of the demo's requirements
-# makes new ones. They are built under another name and moved into place, and one builder waits for the other.
+# Both are kept in ${LADYLINUX_REFRESH_LAB_CACHE:-/var/cache/ladylinux-refresh-lab}, below a name with a digest of their
+# inputs: another list of packages, release of the distribution or list of the demo's requirements makes new ones. They
+# are built under another name and moved into place, and one builder waits for the other.
 
 set -eu
 
@@ -14,11 +14,11 @@ here=$(cd "$(dirname -- "$0")" && pwd)
 project=$(dirname -- "$here")
 cache=${LADYLINUX_REFRESH_LAB_CACHE:-/var/cache/ladylinux-refresh-lab}
 
-# What a LadyLinux host has, and what the git server and the faults need.
+# The packages of a LadyLinux host, and those that the git server and the faults need.
 packages=systemd,systemd-sysv,dbus,polkitd,git,python3,python3-venv,ca-certificates,iproute2,curl,procps,sudo
 packages=$packages,openssh-server,openssh-client,openssl,strace
 
-# Small packages for tests that need some environment, some in two versions, besides what the demo needs.
+# Small packages for tests that need any environment, some in two versions, besides those of the demo.
 small='six==1.16.0 six==1.17.0 gunicorn==23.0.0 packaging==25.0 setproctitle==1.3.7'
 
 main() {
@@ -78,7 +78,7 @@ install_tools() {
         >/dev/null
 }
 
-# The sources of this machine's own distribution, without those of third parties, so that a program which was built here
+# The sources of this machine's own distribution, without those of third parties, so that a program that was built here
 # runs there.
 sources() {
     # shellcheck disable=SC2016 # apt fills these in
@@ -108,8 +108,8 @@ build_base() {
     echo "lab: base root file system of $ID $suite built in $(($(date +%s) - began)) s: $base"
 }
 
-# A directory as PEP 503 has it: usable as it is (file://), or served. And the installer as the program keeps it, for machines
-# that need not show how they get there.
+# A directory in the form of PEP 503: usable directly (file://), or served. And the installer in the place of the
+# program, for machines that need no download of it.
 build_wheels() {
     began=$(date +%s)
     new=$cache/new-wheels-$$

@@ -1,6 +1,6 @@
-"""How exposed systemd finds the units of a run: stops the first process of each for as long as that takes to find out.
+"""Records the exposure that systemd reports for the units of a run: stops the first process of each meanwhile.
 
-Argument: seconds. Prints a line for each unit: its name without what changes from run to run, and the exposure.
+Argument: seconds. Prints a line for each unit: its name without the part that changes from run to run, and the exposure.
 """
 
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Adds commits to a work tree that has a commit already: everything that a history may have, in an order that is always the same.
+"""Adds commits to a working tree that has a commit already: changes of every kind, always in the same order.
 
     lab/generated_history.py WORK_TREE [--commits N]
 

@@ -8,13 +8,13 @@ SOURCE is the repository whose history is replayed (its HEAD, first parents only
 installation below ROOT follows: its branch `main` is moved to each commit in turn. ROOT is initialized, so its
 `etc/ladylinux/refresh.toml` has the start command, the probe, the hooks and the remote.
 
-After each refresh are compared:
+After each refresh it compares:
 
 - the tree: every file, mode and link of the commit is in app/, and app/ has nothing else that git does not ignore;
-- the environment: every `name==version` of requirements.txt is installed (`--exact`: and nothing else);
+- the environment: every `name==version` of requirements.txt is installed (`--exact`: and no other);
 - the answer: the service answers at its port, with the content of the file `--answer` in it.
 
-Prints a line per step, and ends with 1 where anything differs or a refresh fails.
+Prints a line per step, and ends with 1 if anything differs or a refresh fails.
 """
 
 import argparse

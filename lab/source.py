@@ -1,7 +1,7 @@
-"""Where the machines of the lab get their source and their packages from, by HTTPS:
+"""The server of source and packages for the machines of the lab, by HTTPS:
 
-    /git/…     Git repositories by smart HTTP, for those who know the token (git http-backend)
-    /simple/…  the package index, for everybody
+    /git/…     Git repositories by smart HTTP, for clients with the token (git http-backend)
+    /simple/…  the package index, for all clients
 
 Every request is one line of /run/source/log: method, path, status. An answer can be held in the middle: each line of
 /run/source/hold is a part of a path and the number of bytes after which the answer to such a path waits, until the
@@ -159,7 +159,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     def get_request(self):
         connection, address = super().get_request()
-        # Handshakes are done where they hold up no other connection: when the thread of this connection first reads.
+        # The handshake is in the first read of this connection's thread, where it delays no other connection.
         wrapped = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return wrapped, address
 

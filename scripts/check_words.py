@@ -16,7 +16,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMITS = PROJECT / "scripts/words.json"
-# The guide names the words itself, and so does this check. The list of public items has no sentences.
+# The guide itself contains the words, and so does this check. The list of public items has no sentences.
 EXEMPT = {"docs/style.md", "docs/public-items.md", "scripts/check_words.py", "scripts/words.json"}
 WORDS = [
     "anew", "anybody", "folder", "gone by", "goes by", "lies there", "looks whether", "nobody", "of its own",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads which crates and modules use which others, draws them, and fails where the uses form a cycle.
+"""Reads which crates and modules use which others, draws them, and fails if the uses form a cycle.
 
     scripts/module_graph.py            check, and write docs/images/modules.svg
     scripts/module_graph.py --check    check only, also that the committed picture is current
@@ -59,7 +59,7 @@ def end_of_item(code, start):
 
 
 def without_tests(code):
-    """Returns code without the items under `#[cfg(test)]`, and the names of test modules in files of their own."""
+    """Returns code without the items under `#[cfg(test)]`, and the names of test modules in separate files."""
     files = []
     while found := TESTS.search(code):
         end = end_of_item(code, found.end())

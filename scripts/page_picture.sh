@@ -3,8 +3,8 @@
 #
 #   ./scripts/page_picture.sh
 #
-# Installs Debian's chromium where it may (root on a machine with apt, about 100 MB). Not part of scripts/test.sh: the page
-# itself is proved there, without a browser.
+# Installs Debian's chromium if it can (root on a machine with apt, about 100 MB). Not part of scripts/test.sh, which
+# tests the page itself without a browser.
 
 set -eu
 

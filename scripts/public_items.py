@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lists what each crate offers to the others, and fails where an item is public that no other crate names.
+"""Lists the public items of each crate, and fails if no other crate names one of them.
 
     scripts/public_items.py            check, and write docs/public-items.md
     scripts/public_items.py --check    check only, also that the committed list is current

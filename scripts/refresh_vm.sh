@@ -1,17 +1,17 @@
 #!/bin/sh
-# Refreshes a LadyLinux installation (RW-4.1, RW-4.2): hands its arguments over to the installed ladylinux-refresh.
+# Refreshes a LadyLinux installation (RW-4.1, RW-4.2): passes its arguments to the installed ladylinux-refresh.
 #
 #   refresh_vm.sh [BRANCH] [--dry-run] [--always-rebuild-venv]    the same as: ladylinux-refresh run …
 #   refresh_vm.sh COMMAND …                                       the same as: ladylinux-refresh COMMAND …
 #
-# It starts the program from a place that only root can write. Where none is installed and this file stands in a
-# development checkout that only the caller and root can write, it builds the program there. It asks nothing
-# and reads no input. The whole of it is one function called on the last line, because the refresh that it starts
-# may replace this file while a shell still reads it.
+# It starts the program from a path that only root can write. If none is installed and this file is in a development
+# checkout that only the caller and root can write, it builds the program there. It asks no question and reads no input.
+# It is one function, called on the last line, because the refresh that it starts may replace this file while a shell
+# still reads it.
 
 set -euf
 
-# Where an installed program may lie, and who has to own it and every directory on the way.
+# The paths of an installed program, and the user that must own it and every directory on the way.
 PLACES='/usr/local/bin /usr/bin /usr/lib/ladylinux-refresh'
 ROOT=0
 
@@ -20,7 +20,7 @@ PROGRAM=ladylinux-refresh
 
 main() {
     caller_path=${PATH:-}
-    # The tools of this script are the system's own, whatever the caller's PATH says.
+    # The tools of this script are those of the system, whatever the PATH of the caller.
     PATH=/usr/sbin:/usr/bin:/sbin:/bin
     unset IFS CDPATH
 
@@ -30,7 +30,7 @@ main() {
     hand_over "$@"
 }
 
-# Puts `run` where the caller left it out, and becomes the program.
+# Inserts `run` if the caller left it out, and executes the program.
 hand_over() {
     case ${1:-} in
     --root)
@@ -53,7 +53,8 @@ hand_over() {
     exec "$program" ${root:+"$root"} "$@"
 }
 
-# Older scripts could leave the service alone. Files must not change under a service, so where there is one, no.
+# Older scripts could leave the service alone. Files must not change under a service, so this is refused if there is
+# one.
 refuse_no_service() {
     wanted=no
     root=
@@ -82,7 +83,7 @@ unit_is_there() {
     command -v systemctl >/dev/null && systemctl is-active --quiet "$UNIT"
 }
 
-# Prints the path of the installed program, or nothing where there is none; gives up on one that is not safe.
+# Prints the path of the installed program, or nothing if there is none; fails for one that is not safe.
 find_installed() {
     for place in $PLACES; do
         [ -x "$place/$PROGRAM" ] || continue
@@ -97,7 +98,7 @@ find_installed() {
     done
 }
 
-# Builds the program in the checkout that this file stands in, and prints its path.
+# Builds the program in the checkout of this file, and prints its path.
 build_in_checkout() {
     caller=$(id -u)
     script=$(readlink -f -- "$0")
@@ -129,7 +130,7 @@ build_in_checkout() {
     printf '%s\n' "$checkout/target/release/$PROGRAM"
 }
 
-# Succeeds, printing why, when a user other than root and user $2 can change what lies at the real path $1.
+# Succeeds, and prints the reason, if a user other than root and user $2 can change the file at the real path $1.
 distrust() {
     at=$1
     while :; do
@@ -149,7 +150,7 @@ distrust() {
     done
 }
 
-# Says what is wrong ($2) and what to do ($3), and ends with code $1.
+# Prints the error ($2) and the repair ($3), and ends with code $1.
 give_up() {
     printf 'refresh_vm.sh: %s\n' "$2" >&2
     [ -z "${3:-}" ] || printf 'hint: %s\n' "$3" >&2

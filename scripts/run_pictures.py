@@ -41,7 +41,7 @@ def output_of_demo():
 
 
 def lines_of_run(output, subject):
-    """Returns the lines of the first run after the commit with this subject was pushed, without the demo's indent."""
+    """Returns the lines of the first run after the push of the commit with this subject, without the demo's indent."""
     lines = iter(output.splitlines())
     for line in lines:
         if re.fullmatch(r"pushed [0-9a-f]+ " + re.escape(subject), line):

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Proves the whole project: form, lints, documents, tests, and the demo from beginning to end.
+# Tests the entire project: format, lints, documents, tests, and the demo from beginning to end.
 #
 #   ./scripts/test.sh            everything
-#   ./scripts/test.sh --quick    form, lints and unit tests, for the inner loop
+#   ./scripts/test.sh --quick    format, lints and unit tests, for the inner loop
 #
-# Installs what it needs where it may (root on a machine with apt); otherwise it says what is missing. Stops at the
-# first stage that fails and prints how long each one took.
+# Installs missing packages if it can (root on a machine with apt); otherwise it names them. Stops at the first stage
+# that fails and prints the duration of each stage.
 
 set -eu
 
@@ -29,8 +29,8 @@ main() {
         ;;
     esac
     if [ "${CI:-}" = true ]; then
-        # Nothing is built twice in CI, so notes for the next build are lost time. No debugger runs there either, and every
-        # machine of the lab gets a copy of the program: a third of the size without what debuggers need.
+        # Nothing is built twice in CI, so incremental data is lost time. No debugger runs there either, and every
+        # machine of the lab gets a copy of the program: without debug information it has a third of the size.
         export CARGO_INCREMENTAL=0 CARGO_TERM_PROGRESS_WHEN=never
         export CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=symbols
     fi
@@ -49,13 +49,13 @@ main() {
     stage tests run_tests
 }
 
-# Runs one stage and notes its time; a stage that fails ends everything.
+# Runs one stage and records its time; a stage that fails ends everything.
 stage() {
     name=$1
     shift
     printf '\n== %s\n' "$name"
     start=$(date +%s)
-    # sh knows no local variables: no function that a stage calls may set one of these.
+    # sh has no local variables: no function that a stage calls may set one of these.
     stage_code=0
     "$@" || stage_code=$?
     took=$(($(date +%s) - start))
@@ -69,7 +69,7 @@ stage() {
 
 finish() {
     [ -z "${lab:-}" ] || kill "$lab" 2>/dev/null || true
-    # A demo that was cut short leaves its server and service; they are ended with the directory that they live in.
+    # An interrupted demo leaves its server and service; they are ended with their directory.
     [ ! -e "$scratch/demo/demo.lock" ] || demo/demo.py --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
     cat "$summary"
@@ -79,7 +79,7 @@ finish() {
     exit "$1"
 }
 
-# Finds the programs that build, tests and demo use, and installs those that are missing.
+# Finds the programs that build, tests and demo use, and installs missing ones.
 find_tools() {
     missing=
     command -v cc >/dev/null || missing="$missing gcc libc6-dev"
@@ -104,7 +104,7 @@ find_tools() {
     /usr/bin/python3 --version
 }
 
-# Puts cargo on the PATH where only its own directory has it.
+# Puts cargo on the PATH if it is only in its own directory.
 find_rust() {
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
     export PATH
@@ -125,8 +125,8 @@ check_scripts() {
     fi
 }
 
-# Builds what the machines of the lab stand on, where this machine can boot them; their tests say themselves what is
-# left out where it cannot, and fail in CI.
+# Builds the base of the machines of the lab, if this machine can boot them; otherwise their tests report themselves as
+# skipped, and fail in CI.
 prepare_lab() {
     if [ "$(id -u)" -eq 0 ]; then
         ./lab/base.sh
@@ -135,8 +135,8 @@ prepare_lab() {
     fi
 }
 
-# Runs the tests in two lanes, since most of them wait for programs most of the time: those on machines of the lab and the
-# demo, whose output comes when the others are over, and all others.
+# Runs the tests in two lanes, since most of them wait for programs most of the time: in one those on machines of the
+# lab and the demo, whose output comes when the others are over, in the other all others.
 run_tests() {
     export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
     cargo test --locked --quiet --workspace --no-run || return 1
@@ -149,7 +149,7 @@ run_tests() {
     cat "$scratch/lab.out"
     cargo test --locked --quiet --workspace --doc || return 1
     [ "$lanes_code" -ne 0 ] || return 0
-    # Two lanes at once are a load that a slow machine may not carry: what failed under it is run again without it.
+    # Two lanes at once may be too much load for a slow machine: tests that failed under it run again without it.
     [ ! -e "$scratch/demo.failed" ] || return 1
     repeat_alone "$scratch/most.out" --workspace --lib --bins --test order --test it --test crash || return 1
     repeat_alone "$scratch/lab.run" --test lab
@@ -177,8 +177,8 @@ run_programs() {
     return "$(cat "$output.code")"
 }
 
-# Runs the failed tests of an output again, one after the other, and prints their names. Fails where one fails again, and
-# where more than five had failed: that is no accident.
+# Runs the failed tests of an output again, one after the other, and prints their names. Fails if one fails again, and
+# if more than five had failed: so many are no accident.
 repeat_alone() {
     output=$1
     shift
@@ -199,8 +199,8 @@ repeat_alone() {
     [ "$passed" -ge "$failed" ]
 }
 
-# Prints the names of the tests that failed, out of the output of test programs: the last list of each program, since the
-# output of a failed test may hold the list of a program that it ran itself.
+# Prints the names of the tests that failed, from the output of test programs: the last list of each program, since the
+# output of a failed test may contain the list of a program that it ran itself.
 failed_tests() {
     awk '
         /^failures:$/ { names = ""; is_list = 1 }
@@ -209,7 +209,7 @@ failed_tests() {
         /^error: test failed/ { printf "%s", names; names = "" }' "$1" | sort -u
 }
 
-# Shows the demo in a new directory, asks the service at its address, and ends it.
+# Shows the demo in a new directory, requests its service at its address, and ends it.
 show_demo() {
     program=${CARGO_TARGET_DIR:-target}/debug/ladylinux-refresh
     demo_code=0

@@ -1,6 +1,6 @@
 """The web service of LadyLinux Notes.
 
-``uvicorn api_layer:app`` serves it. Importing this module reads nothing but its own source, so that a check can
+``uvicorn api_layer:app`` serves it. Importing this module reads only its own source, so a check can
 import it on a machine where neither database nor assets exist yet.
 """
 
@@ -39,7 +39,7 @@ def front_page() -> str:
 
 @app.get("/api/status")
 def status() -> dict:
-    """Tells what is deployed, for people, scripts and the probe of a refresh."""
+    """Returns the deployed version, for people, scripts and the health check of a refresh."""
     return {
         "ok": True,
         **version.deployed(),
@@ -50,7 +50,7 @@ def status() -> dict:
 
 @app.get("/api/notes", response_model=List[Note])
 def notes(q: Optional[str] = None) -> list:
-    """Lists the newest notes, or those that hold every word of ``q``."""
+    """Lists the newest notes, or those that contain every word of ``q``."""
     return search.find(q) if q else database.newest_notes(50)
 
 
@@ -62,7 +62,7 @@ def add_note(note: NewNote) -> dict:
 
 @app.get("/static/{name}")
 def static_file(name: str) -> FileResponse:
-    """Serves a compiled asset; its name holds its fingerprint, so it may be cached for ever."""
+    """Serves a compiled asset; its name contains its fingerprint, so it may be cached forever."""
     path = assets.find(name)
     if path is None:
         raise HTTPException(status_code=404, detail="no such asset")

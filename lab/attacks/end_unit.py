@@ -11,7 +11,7 @@ import sys
 from tracing import for_seconds, note, own_processes, read
 
 seconds, kind, limit = sys.argv[1:]
-# It goes on while the service is being stopped, for as long as systemd lets it.
+# It continues while the service is being stopped, as long as systemd permits it.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 note("watching for units")
 ended = set()

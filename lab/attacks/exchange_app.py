@@ -1,4 +1,4 @@
-"""Exchanges `app` and a link to a directory of root's, to and fro. Arguments: seconds, the directory of root's."""
+"""Replaces `app` by a link to a directory of root, and back, again and again. Arguments: seconds, that directory."""
 
 import ctypes
 import os

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Plants, as the service user, something that once kept a refresh from happening.
+# Creates, as the service user, files that once prevented a refresh.
 #
 #   hold_up.sh NAME
 

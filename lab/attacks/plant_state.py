@@ -1,6 +1,6 @@
-"""Makes a state directory as 0.1 had it, with a mirror whose configuration starts a program, and puts it in place.
+"""Makes a state directory as 0.1 had it, with a mirror whose configuration starts a program, and moves it to its place.
 
-Arguments: `wait` (until root asks the remote) or `now`; seconds; the repository's address.
+Arguments: `wait` (until root contacts the remote) or `now`; seconds; the repository's address.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Takes the resolver over, prints a document with one more package in its place, and ends it well. Argument: seconds."""
+"""Takes the resolver over, prints a document with one more package in its place, and ends it successfully. Argument: seconds."""
 
 import re
 import sys

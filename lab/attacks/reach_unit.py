@@ -1,6 +1,6 @@
-"""Reaches for every process of this user that is in a unit of the tool's. Argument: seconds.
+"""Attacks every process of this user that is in a unit of the tool. Argument: seconds.
 
-It tries everything that the kernel lets one process do to another, but for signals. Each success is a line that begins with REACHED, and with the kind of the unit; a process that is met is FOUND.
+It tries everything that the kernel lets one process do to another, except signals. Each success is a line that begins with REACHED, and with the kind of the unit; a process that was found has a line with FOUND.
 """
 
 import os
@@ -35,7 +35,7 @@ def reach(pid, unit):
         pass
 
 
-# It goes on while the service is being stopped, for as long as systemd lets it.
+# It continues while the service is being stopped, as long as systemd permits it.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 note("watching for units")
 seen = set()

@@ -1,6 +1,6 @@
-"""Has a process of the tool's that runs as this user start a ghost, which is none of the service's, and lets it go on.
+"""Makes a process of the tool that runs as this user start a ghost outside of the service, and lets it continue.
 
-Without argument more than the seconds: watches. With `ghost`: waits until the service is down and marks its code.
+With the seconds as the only argument: watches. With `ghost`: waits until the service is down and marks its code.
 """
 
 import os
@@ -37,7 +37,7 @@ def ride(pid):
     ghost = Taken.__new__(Taken)
     ghost.pid = child
     ghost.begin()
-    # What shares the group of the worker is ended with it.
+    # A process in the group of the worker ends with it.
     ghost.call(112)
     ghost.execute("/usr/bin/python3", os.path.abspath(__file__), "ghost")
     ptrace(17, child)
@@ -54,7 +54,7 @@ ridden = set()
 for _ in for_seconds(float(sys.argv[1])):
     for pid in own_processes():
         group = read(f"/proc/{pid}/cgroup")
-        # A ghost in each unit that there is; the others know who they are.
+        # A ghost in each existing unit; the others recognize themselves.
         if group in (own, b"", *ridden) or "ghost" in command(pid):
             continue
         note("WORKER", pid, command(pid))

@@ -1,4 +1,4 @@
-"""An application with a hole: it answers with what it was started with, and runs as a shell command what is posted to it."""
+"""An application with a vulnerability: it answers with its variables, and runs each posted text as a shell command."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""Reads all command lines and environments that this user can read, and notes those with a secret.
+"""Reads all command lines and environments that this user can read, and records those with a secret.
 
 Arguments: seconds, and the secrets.
 """

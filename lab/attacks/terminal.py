@@ -1,4 +1,4 @@
-"""Root at a terminal: types each argument into an interactive shell, waits for its prompt, and prints what it showed."""
+"""Root at a terminal: types each argument into an interactive shell, waits for its prompt, and prints its output."""
 
 import os
 import pty
@@ -30,7 +30,7 @@ sys.stdout.write(show_until_prompt(terminal))
 for line in [*sys.argv[1:], "true"]:
     os.write(terminal, line.encode() + b"\n")
     sys.stdout.write(show_until_prompt(terminal))
-    # What others typed in the meantime is done now.
+    # Commands that others typed in the meantime are executed now.
     time.sleep(0.2)
 os.write(terminal, b"exit\n")
 time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Takes over another process of the same user by ptrace and has it make system calls. For x86-64."""
+"""Takes over another process of the same user by ptrace and makes it execute system calls. For x86-64."""
 
 import ctypes
 import os
@@ -53,9 +53,9 @@ def own_processes():
 
 
 def uid_of(pid):
-    """A process that may not be traced has a directory of root's in /proc."""
+    """The directory in /proc of a process that may not be traced belongs to root."""
     lines = [line for line in read(f"/proc/{pid}/status").splitlines() if line.startswith(b"Uid:")]
-    # Nothing is left of a process that has just ended: no such line, and an IndexError.
+    # A process that has just ended has no such line, which raises an IndexError.
     return int(lines[0].split()[2])
 
 
@@ -64,7 +64,7 @@ def command(pid):
 
 
 class Taken:
-    """A stopped process whose registers are ours."""
+    """A stopped process whose registers can be set."""
 
     def __init__(self, pid):
         self.pid = pid
@@ -96,13 +96,13 @@ class Taken:
         raise OSError("no system call instruction")
 
     def put(self, data):
-        """Writes bytes below the stack; returns where."""
+        """Writes bytes below the stack; returns their address."""
         self.top = (self.top - len(data) - 16) & ~15
         os.pwrite(self.memory, data, self.top)
         return self.top
 
     def call(self, number, *arguments):
-        """Makes one system call; returns what the kernel returned."""
+        """Executes one system call; returns its result."""
         registers = Registers.from_buffer_copy(self.saved)
         registers.rip, registers.rax, registers.orig_rax = self.door, number, 2**64 - 1
         registers.rsp = self.top - 4096

@@ -1,4 +1,4 @@
-"""Waits for a process of this user that has a terminal, and types a command of root's there. Argument: seconds."""
+"""Waits for a process of this user that has a terminal, and types a command for root there. Argument: seconds."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Builds a package index that has, besides what another one has, a package `evilpth` with a `.pth` file.
+"""Builds a package index with the packages of another one and a package `evilpth` with a `.pth` file.
 
 Arguments: the other index (a directory), the new one.
 """
@@ -7,7 +7,7 @@ import os
 import sys
 import zipfile
 
-# One line, since Python takes each line of such a file for itself.
+# One line, since Python executes each line of such a file separately.
 TYPING = """import fcntl
 try:
     terminal = os.open("/dev/tty", os.O_RDWR)

@@ -21,7 +21,7 @@ for name in ("qdrant", "rag_ingest", "obsidian_user"):
 (HERE / "config").mkdir(exist_ok=True)
 (HERE / "config" / "prefs.json").write_text(json.dumps({"theme": "dark", "edition": edition.EDITION}))
 
-# As it does when it gets a new OAuth token.
+# As when it gets a new OAuth token.
 token = f"OAUTH_TOKEN={edition.EDITION}\n"
 lines = [line for line in SETTINGS.read_text().splitlines(keepends=True) if not line.startswith("OAUTH_TOKEN=")]
 with open(SETTINGS.with_suffix(".new"), "w", opener=lambda path, flags: os.open(path, flags, 0o640)) as new:

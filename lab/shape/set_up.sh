@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets a machine up the way people did it: a clone by hand, an environment by pip, everything the service user's.
+# Sets a machine up as people did it: a manual clone, an environment by pip, everything owned by the service user.
 #
 #   set_up.sh REPOSITORY INDEX
 

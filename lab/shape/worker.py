@@ -1,4 +1,4 @@
-"""The program of a worker: notes the edition that it runs, and waits. Argument: its name."""
+"""The program of a worker: records the edition that it runs, and waits. Argument: its name."""
 
 import pathlib
 import sys

@@ -1,9 +1,9 @@
-"""Compares environments with wheels that were fetched for it alone, and tries to import what is in them.
+"""Compares environments with wheels that were fetched for it alone, and tries to import their modules.
 
     python3 wheels.py WHEELS ENVIRONMENT...
 
-Every file of a wheel has to be in each environment that has the distribution, byte by byte, and nothing else but what
-installers note down and byte code. Each difference is printed as a line; the last line counts what was compared.
+Every file of a wheel must be in each environment that has the distribution, byte by byte, and no others except records of
+installers and bytecode. Each difference is printed as a line; the last line counts the compared files.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Looks whether this source can run, and writes nothing: it is run in staging too, where no data may be touched."""
+"""Checks that this source can run. Writes nothing, because it runs in staging too, where no data may be touched."""
 
 import importlib
 import json
@@ -7,7 +7,7 @@ from typing import Iterator
 
 from notebook import assets, database, paths
 
-# What a manifest says of each model, and of what type.
+# The fields of a model in a manifest, and their types.
 MODEL_FIELDS = {
     "id": str,
     "display_name": str,
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def source_problems() -> Iterator[str]:
-    """Every module compiles, every migration is well named and whole, the stylesheet is not empty."""
+    """Every module compiles, every migration has a valid name and is complete, the stylesheet is not empty."""
     for path in sorted(paths.SOURCE.rglob("*.py")):
         name = path.relative_to(paths.SOURCE)
         try:

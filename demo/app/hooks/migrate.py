@@ -1,4 +1,4 @@
-"""Brings the database to the shape that this version of the source expects."""
+"""Brings the database to the schema that this version of the source expects."""
 
 import sqlite3
 import sys
@@ -12,7 +12,7 @@ def main() -> int:
     with closing(database.connect()) as connection:
         before = database.version_of(connection)
         if before > len(known):
-            # Source that went back: migrations only add, so the older source reads the newer shape.
+            # Older source: migrations only add, so it can read the newer schema.
             print(f"the database is at version {before}, this source knows {len(known)}: left as it is")
             return 0
         for number, path in known[before:]:

@@ -1,1 +1,1 @@
-"""What the web service and the hooks share."""
+"""The shared code of the web service and the hooks."""

@@ -23,17 +23,17 @@ def publish() -> str:
     """Writes the stylesheet, then the note that names it, removes the older ones, and returns its name."""
     content = compile_stylesheet()
     name = f"app.{hashlib.sha256(content).hexdigest()[:12]}.css"
-    folder = paths.compiled_assets()
-    paths.replace(folder / name, content)
-    paths.replace(folder / "current.json", json.dumps({"stylesheet": name}).encode("utf-8"))
-    for older in folder.glob("app.*.css"):
+    directory = paths.compiled_assets()
+    paths.replace(directory / name, content)
+    paths.replace(directory / "current.json", json.dumps({"stylesheet": name}).encode("utf-8"))
+    for older in directory.glob("app.*.css"):
         if older.name != name:
             older.unlink()
     return name
 
 
 def stylesheet() -> Optional[str]:
-    """Returns the name of the current stylesheet, where one was made."""
+    """Returns the name of the current stylesheet, if there is one."""
     try:
         return json.loads((paths.compiled_assets() / "current.json").read_text(encoding="utf-8"))["stylesheet"]
     except FileNotFoundError:
@@ -41,5 +41,5 @@ def stylesheet() -> Optional[str]:
 
 
 def find(name: str) -> Optional[Path]:
-    """Returns the path of the current stylesheet, where ``name`` is its name."""
+    """Returns the path of the current stylesheet, if ``name`` is its name."""
     return paths.compiled_assets() / name if name == stylesheet() else None

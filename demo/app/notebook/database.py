@@ -1,4 +1,4 @@
-"""The notes in SQLite, and the numbered migrations that give the database its shape."""
+"""The notes in SQLite, and the numbered migrations that define its schema."""
 
 import re
 import sqlite3
@@ -12,7 +12,7 @@ MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
 def connect() -> sqlite3.Connection:
-    """Opens the database; transactions are begun and ended by hand."""
+    """Opens the database; the callers begin and end transactions."""
     paths.data().mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(str(paths.database()), timeout=5, isolation_level=None)
     connection.row_factory = sqlite3.Row
@@ -20,7 +20,7 @@ def connect() -> sqlite3.Connection:
 
 
 def migrations() -> List[Tuple[int, Path]]:
-    """Lists the migrations in their order; a gap or a double number is an error."""
+    """Lists the migrations in their order; a gap or a duplicate number is an error."""
     found = []
     for path in sorted(paths.MIGRATIONS.glob("*.sql")):
         match = MIGRATION_NAME.fullmatch(path.name)
@@ -40,7 +40,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def apply(connection: sqlite3.Connection, number: int, script: str) -> None:
-    """Applies one migration whole, together with its number, or not at all."""
+    """Applies one migration completely, together with its number, or not at all."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statement in statements(script):
@@ -67,7 +67,7 @@ def statements(script: str) -> List[str]:
 
 
 def schema_version() -> int:
-    """Returns the version of the database's shape."""
+    """Returns the version of the database schema."""
     with closing(connect()) as connection:
         return version_of(connection)
 

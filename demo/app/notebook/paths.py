@@ -1,4 +1,4 @@
-"""Where things lie. State is never kept in the source tree, which a refresh replaces."""
+"""The paths of the application. State is never kept in the source tree, which a refresh replaces."""
 
 import os
 from pathlib import Path
@@ -11,18 +11,18 @@ MANIFEST = SOURCE / "models" / "manifest.json"
 
 
 def data() -> Path:
-    """Returns the folder of persistent data."""
+    """Returns the directory of persistent data."""
     return Path(os.environ.get("LADYLINUX_DATA") or "/var/lib/ladylinux/data")
 
 
 def cache() -> Path:
-    """Returns the folder of what can be made again; by default it lies beside the data."""
+    """Returns the directory of files that can be made again; by default it is beside the data."""
     chosen = os.environ.get("LADYLINUX_CACHE")
     return Path(chosen) if chosen else data().parent / "cache"
 
 
 def database() -> Path:
-    """Returns the file that holds the notes."""
+    """Returns the file that contains the notes."""
     return data() / "notes.sqlite3"
 
 
@@ -32,7 +32,7 @@ def search_index() -> Path:
 
 
 def compiled_assets() -> Path:
-    """Returns the folder that the assets hook fills."""
+    """Returns the directory that the assets hook fills."""
     return cache() / "static"
 
 

@@ -1,6 +1,6 @@
-"""A small full-text index: which words stand in which notes.
+"""A small full-text index: the words of each note.
 
-The index hook writes it at each refresh; notes that came later are read directly, so a search never misses one.
+The index hook writes it at each refresh; later notes are read directly, so a search never misses one.
 """
 
 import json
@@ -27,7 +27,7 @@ def build(notes: List[dict]) -> dict:
 
 
 def load() -> dict:
-    """Reads the index; where there is none yet, an empty one that knows no note."""
+    """Reads the index; if none exists yet, returns an empty one without notes."""
     try:
         return json.loads(paths.search_index().read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def load() -> dict:
 
 
 def find(query: str) -> List[dict]:
-    """Returns the notes that hold every word of the query, newest first."""
+    """Returns the notes that contain every word of the query, newest first."""
     wanted = words(query)
     if not wanted:
         return []

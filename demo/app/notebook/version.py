@@ -1,10 +1,10 @@
-"""Which version runs: told by the refresh through the environment."""
+"""The version that runs, from the variables of the refresh."""
 
 import os
 
 
 def deployed() -> dict:
-    """Returns commit, branch, generation and time of the refresh; ``None`` for what nobody told."""
+    """Returns commit, branch, generation and time of the refresh; ``None`` for a missing variable."""
     return {
         name: os.environ.get(f"LADYLINUX_{name.upper()}") or None
         for name in ("commit", "branch", "generation", "refreshed_at")

@@ -27,6 +27,6 @@ def render(version: dict, schema_version: int, notes: List[dict]) -> str:
 
 
 def age(created_at: str) -> str:
-    """Tells how long ago a note was written, as a person would."""
+    """Returns the age of a note, in words for people."""
     written = datetime.strptime(created_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     return humanize.naturaltime(datetime.now(timezone.utc) - written)
