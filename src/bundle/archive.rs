@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_twice_or_too_large_is_refused() {
+    fn members_that_are_missing_duplicate_or_too_large_are_refused() {
         assert!(parsed(vec![member(COMMITS)]).unwrap_err().chain()[1].contains("lock.json is not listed"));
         let twice = parsed(vec![member(COMMITS), member(LOCK), member(LOCK)]).unwrap_err();
         assert!(twice.chain()[1].contains("twice"));

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_id_is_cut_where_no_other_run_begins_alike() {
+    fn a_run_id_is_cut_to_a_unique_beginning() {
         let run = |id: &str| PastRun { run: RunId::parse(id).unwrap(), report: None };
         let runs = [run("20260102T030405123Z-1"), run("20260102T030405999Z-2"), run("20260102T030406000Z-3")];
         assert_eq!(distinct(&runs[0].run, &runs), "20260102T030405123Z-1");

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_json_where_it_names_json_and_does_not_prefer_a_page() {
+    fn a_client_gets_json_if_it_accepts_json_and_does_not_prefer_a_page() {
         for accept in
             ["application/json", "Application/JSON; charset=utf-8", "text/html;q=0.1, application/json"]
         {

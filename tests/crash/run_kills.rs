@@ -198,7 +198,7 @@ fn rw_7_1a_a_run_that_keeps_the_environment_and_is_killed_at_any_point_is_repair
 }
 
 #[test]
-fn rw_7_1a_a_waiting_unit_that_dies_is_started_again_and_the_run_comes_to_its_end() {
+fn rw_7_1a_a_waiting_unit_that_dies_is_started_again_and_the_run_completes() {
     let points = points(Environment::Stays, &["run"]);
     let stopped = points.iter().position(|name| name == "journal:after:intent-sync").unwrap();
     let within = points[stopped..].iter().filter(|name| name.starts_with("worker:") && !is_child(name));

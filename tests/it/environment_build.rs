@@ -55,7 +55,7 @@ fn rw_5_3_cached_packages_are_built_without_any_network_in_either_form_of_a_lock
 }
 
 #[test]
-fn of_two_packages_that_bring_one_file_the_later_one_in_the_lock_wins_every_time_and_is_named() {
+fn of_two_packages_with_one_file_the_later_one_in_the_lock_always_wins_and_is_named() {
     let both = |first: &'static str, second: &'static str| {
         [
             Release { shared: "common.py", ..release(first, "1.0") },
@@ -98,7 +98,7 @@ fn an_environment_shares_no_file_with_the_cache_it_was_built_from() {
 }
 
 #[test]
-fn a_package_without_a_wheel_is_refused_by_its_name_and_built_from_source_where_the_host_allows_it() {
+fn a_package_without_a_wheel_is_refused_by_name_or_built_from_source_if_the_host_allows_it() {
     // A release that exists as source only and needs no compiler.
     let source_only = "docopt==0.6.2\n";
     let mut world = World::new();
@@ -139,7 +139,7 @@ fn rw_5_3_leftovers_of_an_interrupted_build_are_removed_and_never_used() {
 }
 
 #[test]
-fn a_package_that_is_installed_by_hand_is_found_by_the_manifest_alone() {
+fn a_manually_installed_package_is_found_by_the_manifest_alone() {
     let index = Index::new(&[release("alpha", "1.0"), release("beta", "1.0")]);
     let world = world(&index);
     let built = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;

@@ -55,7 +55,7 @@ fn changes(contamination: &Value) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_next_run() {
+fn rw_2_2_rw_5_3_a_manual_change_is_found_by_status_and_plan_and_gone_after_the_next_run() {
     type Deed = (&'static str, fn(&Path), &'static str, &'static str, &'static [&'static str]);
     let deeds: [Deed; 6] = [
         ("six.py", |path| change_a_byte(path), "changed", "module", &["run"]),

@@ -174,7 +174,7 @@ fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
 }
 
 #[test]
-fn a_failure_that_passes_is_tried_three_times_and_another_one_once() {
+fn a_transient_failure_is_tried_three_times_and_another_one_once() {
     let world = World::new();
     let attempt = |count: usize, words: &str, id: &str| {
         let (git, tries) = failing_git(&world, count, words);
@@ -195,7 +195,7 @@ fn a_failure_that_passes_is_tried_three_times_and_another_one_once() {
 }
 
 #[test]
-fn a_mirror_is_not_thrown_away_for_a_remote_that_sends_damaged_data() {
+fn a_mirror_is_not_discarded_if_the_remote_sends_damaged_data() {
     let world = World::new();
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.layout.mirror()).unwrap());
@@ -248,7 +248,7 @@ fn git_daemon_is_fetched_from_and_an_unknown_repository_is_reported() {
 }
 
 #[test]
-fn a_token_file_opens_a_protected_server_and_never_shows() {
+fn a_token_file_opens_a_protected_server_and_is_never_shown() {
     let world = World::new();
     // "x-access-token:s3cret"
     let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
@@ -380,7 +380,7 @@ fn a_link_in_the_place_of_a_file_of_git_is_refused_and_the_printed_command_repai
 }
 
 #[test]
-fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_are_ours() {
+fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_have_the_right_owner() {
     if !Owner::own().can_be_assumed() || Owner::own().uid != 0 {
         return;
     }
@@ -416,7 +416,7 @@ fn cure(hint: &str) {
 }
 
 #[test]
-fn an_old_commit_that_breaks_rules_of_style_is_fetched_packed_and_taken_in_and_is_no_damage() {
+fn an_old_commit_that_breaks_style_rules_is_fetched_packed_and_accepted_and_is_no_damage() {
     let world = World::new();
     let (tree, parent) = (world.remote_git(&["rev-parse", "HEAD^{tree}"]), world.tip());
     let text = format!(
@@ -452,7 +452,7 @@ fn an_entry_of_another_repository_without_a_submodule_is_named_with_its_repair()
 }
 
 #[test]
-fn the_default_branch_of_the_remote_is_known_where_another_is_followed() {
+fn the_default_branch_of_the_remote_is_known_if_another_one_is_followed() {
     let world = World::new();
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     assert_eq!(world.mirror().other_default(&branch("main")).unwrap(), None);
@@ -464,7 +464,7 @@ fn the_default_branch_of_the_remote_is_known_where_another_is_followed() {
 }
 
 #[test]
-fn a_clock_that_is_behind_is_named_as_the_cause_of_a_certificate_that_does_not_count() {
+fn a_slow_clock_is_named_as_the_cause_of_a_refused_certificate() {
     let world = World::new();
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     let (git, _) = failing_git(&world, 9, "fatal: SSL certificate problem: certificate is not yet valid");

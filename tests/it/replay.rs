@@ -15,7 +15,7 @@ use crate::host::{Host, program, ran};
 const COMMITS: &str = "100";
 
 #[test]
-fn rw_5_2b_rw_5_3b_a_history_with_everything_is_replayed_without_a_difference() {
+fn rw_5_2b_rw_5_3b_a_history_with_changes_of_every_kind_is_replayed_without_a_difference() {
     let host = Host::new();
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
     let history = host.beside("work");

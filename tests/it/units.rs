@@ -49,7 +49,7 @@ fn has_landlock(units: &Units) -> bool {
 }
 
 #[test]
-fn rw_6_1_a_program_writes_where_it_may_and_not_to_models() {
+fn rw_6_1_a_program_can_write_to_its_own_directories_and_not_to_models() {
     let world = world();
     let (app, models) = (world.layout.app(), world.layout.models());
     let script = format!(

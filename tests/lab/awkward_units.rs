@@ -175,7 +175,7 @@ fn differs(machine: &Machine, (name, lines, expected): Case) -> Option<String> {
 }
 
 #[test]
-fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_before_the_stop() {
+fn rw_5_1_rw_5_5_units_of_every_kind_are_refreshed_or_refused_before_the_stop() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     until("the service", || machine.version());
@@ -380,7 +380,7 @@ fn rw_7_1b_a_program_that_stops_the_new_service_during_its_health_check_is_named
 }
 
 #[test]
-fn rw_7_1b_a_new_service_that_needs_more_memory_than_its_unit_allows_is_named_and_a_rollback_leads_out() {
+fn rw_7_1b_a_new_service_beyond_the_memory_limit_of_its_unit_is_named_and_a_rollback_works() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     for kind in ["simple", "notify"] {

@@ -14,7 +14,7 @@ use host::{FAIL, FENCE, Host, PAGE, URL};
 use lab::{LOCAL_INDEX, Lab, until};
 
 #[test]
-fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_failed_request() {
+fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_replaces_it_without_a_failed_request() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_socket(&lab);
     let machine = &host.machine;

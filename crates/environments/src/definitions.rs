@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_written_as_lists_of_requirements_whatever_their_name() {
+    fn files_of_any_name_are_written_as_lists_of_requirements() {
         let definitions = read_tree(&[
             ("requirements.txt", "-r deps/setup.py # c\n\n-c deps/../limits\nsix"),
             ("deps/setup.py", "idna"),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_may_not_name_local_paths_or_smuggle_options() {
+    fn a_project_with_local_paths_or_hidden_options_is_refused() {
         for bad in ["x @ file:///y", "./y", "six --index-url https://y", "six # y", "six \\\\"] {
             let text = format!("[project]\nname='x'\ndependencies = [\n \"{bad}\"]\n").leak();
             assert!(refusal(&[("pyproject.toml", text)]).starts_with("pyproject.toml, line 4"), "{bad}");
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demand_for_hashes_and_one_for_pre_releases_are_honoured() {
+    fn the_options_for_hashes_and_pre_releases_are_obeyed() {
         let refused = refusal(&[("requirements.txt", "--require-hashes\nsix==1.0 --hash=sha256:ab\nidna\n")]);
         assert!(refused.contains("line 3: \"idna\" does not pin one version with its hashes"), "{refused}");
         let locked = [("requirements.txt", "--require-hashes\nsix==1.0 --hash=sha512:ab\n")];

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wheel_from_a_url_with_its_digest_is_locked() {
+    fn a_wheel_from_a_url_with_a_digest_is_locked() {
         let found = locked(
             "archive = { url = 'https://x/a-1.2-py3-none-any.whl#sha256=bb', hashes = { sha256 = 'BB' } }",
         );
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_merged_and_parted_by_the_names_of_their_packages() {
+    fn documents_are_merged_and_divided_by_package_names() {
         let of = |names: &[&str]| -> String {
             names.iter().map(|name| format!("[[packages]]\nname = '{name}'\nversion = '1'\n")).collect()
         };

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_heads_are_left_out() {
+    fn lines_that_are_not_heads_are_left_out() {
         let hash = "0123456789012345678901234567890123456789";
         let heads = parse_heads(&format!("{hash}\trefs/heads/a/b\nnonsense\n{hash}\trefs/tags/v1\n"));
         assert_eq!(parse_default("ref: refs/heads/a/b\tHEAD\n").as_deref(), Some("a/b"));

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rw_8_3_every_kind_of_end_has_its_own_code() {
+    fn rw_8_3_every_kind_of_end_has_a_separate_exit_code() {
         assert_eq!(Error::Usage(Failure::new("x")).code(), 2);
         assert_eq!(Refusal::of("preflight", Failure::new("x")).code(), 3);
         assert_eq!(Refusal::of("staging", Failure::interrupted(2)).code(), 130);

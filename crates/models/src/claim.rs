@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_has_64_digits_of_either_case() {
+    fn a_digest_has_64_digits_in_upper_or_lower_case() {
         assert_eq!(Sha256Hex::parse(&"A".repeat(64)).unwrap().as_str(), "a".repeat(64));
         for bad in ["", "abc", &"g".repeat(64), &"a".repeat(63)] {
             assert!(Sha256Hex::parse(bad).is_err(), "{bad:?}");

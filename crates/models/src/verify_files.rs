@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_neither_read_nor_waited_for() {
+    fn an_entry_that_is_not_a_regular_file_is_neither_read_nor_waited_for() {
         let temporary = tempfile::tempdir().unwrap();
         let top = temporary.path().canonicalize().unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o600);

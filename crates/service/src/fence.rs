@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_a_torn_fence_still_stands() {
+    fn rw_7_1a_a_torn_fence_still_refuses_a_start() {
         let (_directory, layout, _run) = world();
         for torn in [&b""[..], b"{\"run\":", b"\xff\xfe"] {
             disk::write_atomic(&layout.fence(), torn, 0o644).unwrap();

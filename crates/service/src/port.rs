@@ -419,7 +419,7 @@ torn line
     }
 
     #[test]
-    fn the_addresses_of_a_process_are_those_where_it_takes_connections() {
+    fn the_addresses_of_a_process_are_those_of_its_listening_sockets() {
         let tcp = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
@@ -440,7 +440,7 @@ torn line
     }
 
     #[test]
-    fn process_1_is_never_to_be_ended_and_a_unit_is_stopped_rather_than_its_process() {
+    fn the_hint_never_ends_process_1_and_stops_a_unit_rather_than_its_process() {
         let holder = |pid: i32, unit: Option<&str>| PortHolder {
             process: Some(ProcessId { pid, started: 1 }),
             command: "x".to_owned(),
@@ -477,7 +477,7 @@ torn line
     }
 
     #[test]
-    fn a_stranger_on_the_port_is_named_with_process_and_command() {
+    fn a_foreign_process_on_the_port_is_named_with_its_pid_and_command() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let holder = holder(port).unwrap().unwrap();

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_unit_is_the_services_own_where_it_listens_on_its_port_and_starts_nothing_else() {
+    fn a_socket_unit_is_that_of_the_service_if_it_listens_on_its_port_and_starts_no_other_unit() {
         assert_eq!(refusal(&socket(&[("Stream", "[::]:8000")])), "");
         assert_eq!(refusal(&socket(&[("Stream", "/run/x"), ("Stream", "127.0.0.1:8000")])), "");
         let elsewhere = refusal(&socket(&[("Stream", "127.0.0.1:8001"), ("Datagram", "[::]:8000")]));

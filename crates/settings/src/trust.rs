@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_the_service_user_put_there_is_never_read_for_settings() {
+    fn a_file_of_the_service_user_is_never_read_for_settings() {
         let Some((_directory, layout)) = world() else { return };
         let [first, second] = layout.host_files();
         fs::write(&first, "keep = 7\nstore = \"/srv/theirs\"\n").unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
+    fn rw_7_1a_only_links_of_root_are_followed_and_their_targets_count() {
         let Some((_directory, layout)) = world() else { return };
         for path in [layout.state(), layout.store(), layout.host_file()] {
             let away = layout.root().join("away");

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_goes_below_every_cause() {
+    fn a_root_cause_is_added_below_every_cause() {
         let failure = Failure::new("a").because(Failure::new("b")).rooted_in(Failure::new("c"));
         assert_eq!(failure.chain(), ["a", "b", "c"]);
     }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_is_seen_through_its_wrappings() {
+    fn a_wrapped_interruption_is_recognized() {
         let failure = Failure::new("cannot build").because(Failure::interrupted(15));
         assert_eq!(failure.interrupted_by(), Some(15));
         assert_eq!(Failure::new("x").interrupted_by(), None);

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn escape_sequences_of_others_are_shown_not_obeyed() {
+    fn escape_sequences_of_others_are_shown_and_not_executed() {
         assert_eq!(harmless("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
         assert_eq!(harmless("a\u{85}b\u{202e}c\u{2028}d\ne\tf"), "a\\u{85}b\\u{202e}c\\u{2028}d\ne\tf");
         assert_eq!(harmless("\u{e4}\u{4e2d}"), "\u{e4}\u{4e2d}");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_only_where_they_must_be() {
+    fn words_are_quoted_only_if_necessary() {
         assert_eq!(quoted("/tmp/demo-0"), "/tmp/demo-0");
         assert_eq!(quoted("--bundle=/tmp/it"), "--bundle=/tmp/it");
         assert_eq!(quoted("it's"), r"'it'\''s'");

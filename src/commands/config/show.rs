@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_of_the_application_is_one_line_that_no_terminal_obeys() {
+    fn a_value_of_the_application_is_one_line_without_control_characters() {
         let hook: Table = toml::from_str(
             "command = [\"sh\", \"a\\n[[hook]]\\u009b2J\", \"\\u202e\"]\n\"a b\" = \"\\\"q\\\\\"",
         )

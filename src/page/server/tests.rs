@@ -124,7 +124,7 @@ fn an_upload_in_progress_gets_its_answer() {
 }
 
 #[test]
-fn slow_clients_hold_up_no_other_however_many_they_are() {
+fn any_number_of_slow_clients_delays_no_other_client() {
     let world = World::new();
     let mut slow: Vec<TcpStream> = (0..CONNECTIONS + 50).map(|_| world.connect()).collect();
     for stream in &mut slow {
@@ -143,7 +143,7 @@ fn slow_clients_hold_up_no_other_however_many_they_are() {
 }
 
 #[test]
-fn a_client_that_does_not_finish_is_cut_off() {
+fn a_client_that_does_not_finish_is_disconnected() {
     let world = World::with_patience(Duration::from_millis(200));
     let began = clock::monotonic();
     assert!(world.ask(b"GET / HTTP/1.1\r\nHost:").starts_with("HTTP/1.1 408 "));
@@ -157,7 +157,7 @@ fn a_client_that_does_not_finish_is_cut_off() {
 }
 
 #[test]
-fn a_server_that_is_to_end_answers_what_it_has_accepted_and_leaves_the_rest_in_the_backlog() {
+fn a_server_that_ends_answers_accepted_requests_and_leaves_the_others_in_the_backlog() {
     let mut world = World::new();
     let mut half = world.connect();
     half.write_all(b"GET / HT").unwrap();

@@ -39,7 +39,7 @@ impl Drop for Stranger {
 }
 
 #[test]
-fn a_stranger_on_the_port_is_named_and_left_alone() {
+fn a_foreign_process_on_the_port_is_named_and_not_ended() {
     let host = Host::running();
     host.tool(["service", "stop"]).expect(0);
     let mut stranger = Stranger::on(host.port);

@@ -69,7 +69,7 @@ fn a_tree_that_cannot_be_refreshed_is_refused() {
 }
 
 #[test]
-fn rw_6_1_a_protected_path_inside_the_work_tree_is_refused_by_whatever_route() {
+fn rw_6_1_a_protected_path_inside_the_working_tree_is_refused_by_any_route() {
     let host = Host::running();
     let (app, home) = (host.layout.app(), host.layout.home());
     fs::create_dir(app.join("store")).unwrap();

@@ -172,7 +172,7 @@ fn rw_6_2b_files_of_checksums_are_read_in_either_form() {
 }
 
 #[test]
-fn rw_6_2a_every_store_is_found_where_host_environment_and_unit_name_it() {
+fn rw_6_2a_stores_that_host_environment_or_unit_name_are_found() {
     let machine = Machine::new();
     let below = |path: &str| machine.layout.root().join(path);
     ollama(&below("srv/by-env"), b"one");

@@ -119,7 +119,7 @@ fn rw_5_3a_the_strategy_always_builds_once_per_run() {
 }
 
 #[test]
-fn rw_5_3_a_package_that_was_taken_off_the_list_is_gone() {
+fn rw_5_3_a_package_that_was_removed_from_the_list_is_gone() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
     world.environments().switch(&first.generation.name).unwrap();

@@ -8,7 +8,7 @@ use crate::host::{Host, git};
 use crate::refresh::help::last_run;
 
 #[test]
-fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
+fn data_keeps_its_place_if_the_ignore_rules_change_with_the_commit() {
     let host = Host::new();
     host.push(&[
         (".gitignore", ".env\n*.db\nconf/\ndata/\n"),
@@ -56,7 +56,7 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
 }
 
 #[test]
-fn a_directory_that_ignores_itself_stays_where_it_is_with_its_data() {
+fn a_directory_that_ignores_itself_keeps_its_place_and_its_data() {
     let host = Host::running();
     for (directory, rules) in [("data", "*\n"), ("deep/store", "# made by a tool\n/*\n!.gitignore\n")] {
         host.write(&format!("{directory}/.gitignore"), rules);

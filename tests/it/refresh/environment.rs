@@ -37,7 +37,7 @@ fn rw_5_3b_an_unchanged_definition_keeps_the_environment_and_even_the_link() {
 }
 
 #[test]
-fn rw_3_1_rw_5_3b_a_changed_definition_builds_and_what_is_off_the_list_is_gone() {
+fn rw_3_1_rw_5_3b_a_changed_definition_is_built_and_removed_packages_are_gone() {
     let host = Host::running();
     let first = live(&host);
     assert_eq!(host.answer().unwrap()["package"], "1.16.0");
@@ -102,7 +102,7 @@ fn rw_5_3_a_real_directory_in_the_links_place_is_adopted_and_nothing_of_it_chang
 }
 
 #[test]
-fn rw_5_3_a_build_that_fails_leaves_the_environment_that_was_there_intact() {
+fn rw_5_3_a_failed_build_leaves_the_existing_environment_intact() {
     for way in WAYS {
         let host = Host::running();
         let (before, names) = (picture(&host.layout.environments()), generations(&host));

@@ -91,7 +91,7 @@ fn rw_7_1a_only_an_explicit_command_lifts_the_fence_without_a_good_run() {
 }
 
 #[test]
-fn rw_2_3_rw_7_2_a_snapshot_of_the_machine_can_be_put_back_and_refreshed() {
+fn rw_2_3_rw_7_2_a_snapshot_of_the_machine_can_be_restored_and_refreshed() {
     let host = Host::running();
     host.tool(["service", "stop"]).expect(0);
     let (root, snapshot, wreck) =

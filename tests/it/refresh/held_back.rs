@@ -129,7 +129,7 @@ fn a_halted_rollback_holds_back_the_version_that_it_was_to_leave() {
 }
 
 #[test]
-fn a_halt_that_could_not_be_written_into_the_status_holds_its_commit_back_all_the_same() {
+fn a_halt_that_could_not_be_written_into_the_status_holds_its_commit_back_nevertheless() {
     let host = Host::running();
     let before = fs::read(host.layout.status_file()).unwrap();
     let bad = host.push(&[("server.py", "raise SystemExit(1)")]);

@@ -25,7 +25,7 @@ fn a_run_with_if_changed_does_nothing_if_everything_is_right() {
 }
 
 #[test]
-fn a_run_with_if_changed_is_a_full_refresh_where_anything_is_wrong() {
+fn a_run_with_if_changed_is_a_full_refresh_if_anything_is_wrong() {
     let host = Host::running();
     let again = || host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     let still = || host.tool(["run", "--if-changed"]).expect(0).prints("Already current");

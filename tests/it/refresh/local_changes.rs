@@ -172,7 +172,7 @@ fn ignored_files_and_databases_move_across_and_are_named() {
 }
 
 #[test]
-fn an_old_companion_is_never_laid_beside_a_newer_database() {
+fn an_old_companion_file_is_never_put_beside_a_newer_database() {
     let host = Host::running();
     host.write("state.db", "old rows");
     host.write("state.db-wal", "old log");
@@ -407,7 +407,7 @@ fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
 }
 
 #[test]
-fn a_kill_before_the_products_of_hooks_are_recorded_keeps_one_tree_too_many() {
+fn a_kill_before_the_record_of_hook_products_keeps_one_additional_tree() {
     let host = Host::new();
     host.push(&[("index.txt", "empty\n"), ("source.txt", "source\n")]);
     host.push(&[("src/tracked.txt", "tracked\n"), ("refresh.toml", &compiling())]);

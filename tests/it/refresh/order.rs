@@ -117,7 +117,7 @@ fn rw_2_2_rw_8_2_hosts_with_different_histories_end_in_the_same_state() {
 }
 
 #[test]
-fn rw_8_2_the_same_input_twice_gives_the_same_result() {
+fn rw_8_2_the_same_input_twice_has_the_same_result() {
     let host = Host::running();
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);
@@ -169,7 +169,7 @@ fn rw_2_4_rw_8_5_the_same_command_serves_a_ci_job() {
 }
 
 #[test]
-fn rw_8_3_exit_code_and_last_event_separate_success_from_failure() {
+fn rw_8_3_exit_code_and_last_event_distinguish_success_from_failure() {
     for way in WAYS {
         let mut host = Host::new();
         let ended = |host: &Host, code: i32| {

@@ -34,7 +34,7 @@ fn owner(host: &Host) -> u32 {
 }
 
 #[test]
-fn tree_environment_hooks_and_service_stay_the_owners() {
+fn tree_environment_hooks_and_service_belong_to_the_owner() {
     let host = Host::new();
     let owner = owner(&host);
     look_out(&host);
@@ -138,7 +138,7 @@ fn files_of_root_in_the_tree_hinder_no_run_and_are_not_lost() {
 }
 
 #[test]
-fn root_starts_no_program_of_settings_that_other_users_can_change() {
+fn root_starts_no_program_from_settings_that_other_users_can_change() {
     let host = Host::running();
     if owner(&host) != OWNER {
         return;

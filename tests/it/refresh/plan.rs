@@ -63,7 +63,7 @@ fn a_plan_names_a_rebuild_and_a_stopped_service() {
 }
 
 #[test]
-fn units_that_only_systemd_could_stop_are_named_where_there_is_no_systemd() {
+fn units_that_only_systemd_could_stop_are_named_without_systemd() {
     let host = Host::running();
     let also = "[service]\nalso = [\"ladylinux-worker.service\"]\n";
     let settings = host.settings("").replace("[service]\n", also);

@@ -13,7 +13,7 @@ use crate::refresh::help::{
 const KINDS: [&str; 4] = ["migration", "assets", "index", "check"];
 
 #[test]
-fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
+fn rw_5_4_hooks_of_every_kind_run_in_order_in_the_surroundings_of_the_service() {
     for way in WAYS {
         let host = Host::running();
         look_out(&host);

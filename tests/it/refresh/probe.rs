@@ -100,7 +100,7 @@ fn rw_7_1b_credentials_in_the_url_of_the_health_check_are_used_and_shown_nowhere
 }
 
 #[test]
-fn rw_7_1b_a_host_without_an_address_is_refused_also_where_the_service_is_stopped() {
+fn rw_7_1b_a_host_without_an_address_is_refused_even_if_the_service_is_stopped() {
     let host = Host::running();
     host.push(&[("version.txt", "two\n")]);
     host.tool(["service", "stop"]).expect(0);

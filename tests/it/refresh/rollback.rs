@@ -148,7 +148,7 @@ fn a_rollback_after_a_halt_returns_to_the_version_that_served_last() {
 }
 
 #[test]
-fn after_a_rollback_the_outage_is_one_and_the_failed_run_and_its_log_are_named() {
+fn a_rollback_reports_one_outage_with_the_failed_run_and_its_log() {
     let host = Host::running();
     host.push(&[("server.py", "raise SystemExit('no such table: notes')\n")]);
     host.tool(["run"]).expect(1);
@@ -176,7 +176,7 @@ fn after_a_rollback_the_outage_is_one_and_the_failed_run_and_its_log_are_named()
 }
 
 #[test]
-fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
+fn a_rollback_without_a_target_is_refused_and_touches_nothing() {
     let host = Host::new();
     host.tool(["rollback"]).expect(3).prints("no earlier good run");
     assert!(!host.fenced());
@@ -266,7 +266,7 @@ fn damage_mirror(host: &Host, commit: &str, path: Option<&str>) {
 }
 
 #[test]
-fn a_rollback_whose_commit_the_mirror_has_lost_fetches_it_and_names_a_remote_that_has_it_no_more() {
+fn a_rollback_fetches_a_commit_that_the_mirror_has_lost_or_names_a_remote_without_it() {
     let mut host = Host::running();
     let good = host.head();
     host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit(1)")]);

@@ -112,7 +112,7 @@ fn rw_5_1_a_service_that_opened_its_port_itself_gets_a_socket_from_the_next_star
 }
 
 #[test]
-fn rw_5_1_a_port_that_a_stranger_holds_gives_the_service_no_socket() {
+fn rw_5_1_on_a_port_of_a_foreign_process_the_service_gets_no_socket() {
     let host = Host::new();
     host.give_socket();
     host.tool(["run"]).expect(0);

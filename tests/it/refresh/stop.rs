@@ -66,7 +66,7 @@ fn rw_5_1_a_service_that_is_down_already_is_refreshed_too() {
 }
 
 #[test]
-fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
+fn rw_5_1_with_a_foreign_process_on_the_port_no_later_step_runs() {
     let named =
         |host: &Host| format!("process {}", std::process::id()) + &format!("|port {} is held", host.port);
     // Another address of the same port: the service and the stranger do not conflict until the service must be gone.
@@ -117,7 +117,7 @@ fn a_refresh_started_by_the_service_is_refused_instead_of_ending_itself() {
 }
 
 #[test]
-fn a_service_that_ends_during_staging_is_seen_and_the_run_is_refused() {
+fn a_service_that_ends_during_staging_is_noticed_and_the_run_is_refused() {
     let host = Host::running();
     let pid = host.report()["service"]["pid"].to_string();
     let kill = format!("kill -9 {pid} || true");

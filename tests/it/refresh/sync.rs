@@ -73,7 +73,7 @@ fn rw_5_2b_rw_5_2c_rw_2_2_after_any_local_changes_the_tree_equals_the_branch() {
 }
 
 #[test]
-fn rw_5_2b_the_branch_may_be_rewritten_and_may_go_back() {
+fn rw_5_2b_a_rewritten_or_older_branch_is_deployed() {
     let host = Host::running();
     let (work, first) = (host.work(), host.head());
     host.push(&[("version.txt", "two\n"), ("only-in-two.txt", "x")]);
@@ -128,7 +128,7 @@ fn rw_5_2b_the_selected_branch_is_checked_out_from_any_head() {
 }
 
 #[test]
-fn rw_5_2b_line_endings_and_executable_bits_are_those_of_a_checkout() {
+fn rw_5_2b_line_endings_and_executable_bits_equal_those_of_a_checkout() {
     let host = Host::running();
     let work = host.work();
     // First committed with both line endings; the attributes follow later, as in real repositories with a long history.

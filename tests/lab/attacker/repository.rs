@@ -64,7 +64,7 @@ fn a_unit_of_the_repository_has_no_effect_on_other_units_or_the_machine() {
 }
 
 #[test]
-fn a_unit_written_by_hand_that_runs_code_of_the_application_as_root_is_refused() {
+fn a_manually_written_unit_that_runs_code_of_the_application_as_root_is_refused() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[("pre.sh", "#!/bin/sh\nid >/root/PWNED-BY-PRE\n")]);
     let planted = UNIT.replace("ExecStart=", "ExecStartPre=+/bin/sh /opt/ladylinux/app/pre.sh\nExecStart=");

@@ -4,7 +4,7 @@ use super::target::{REMOTE, Target};
 use crate::lab::Lab;
 
 #[test]
-fn no_password_of_proxy_or_index_is_where_the_service_user_can_read_it() {
+fn no_password_of_proxy_or_index_is_readable_for_the_service_user() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     let machine = &target.machine;

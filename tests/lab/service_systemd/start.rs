@@ -157,7 +157,7 @@ fn rw_7_1b_a_command_before_or_after_the_main_one_that_fails_is_named_with_its_e
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1b_what_a_unit_requires_is_checked_before_it_is_stopped() {
+fn rw_7_1b_the_requirements_of_a_unit_are_checked_before_it_is_stopped() {
     let world = World::new(
         &Script::new(service::LISTENS),
         "[Unit]\nRequires=no-such-thing.service\nRefuseManualStop=no",

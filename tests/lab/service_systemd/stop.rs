@@ -31,7 +31,7 @@ signal.signal(signal.SIGTERM, end); note("ready", os.getpid()); forever()
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_1_workers_that_kill_mode_process_leaves_are_ended_and_reported() {
+fn rw_5_1_workers_that_outlive_kill_mode_process_are_ended_and_reported() {
     let world = World::new(&Script::new(LEAVES_A_WORKER), "KillMode=process");
     start(&world);
     let worker = process(&world, "worker");

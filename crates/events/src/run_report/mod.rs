@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_holds_its_commit_back_unless_the_machine_went_down() {
+    fn a_halt_holds_its_commit_back_unless_the_machine_was_shut_down() {
         let held = halted(1).held_back_by_halt(Some("alice".to_owned())).unwrap();
         assert_eq!(held.title(), "1111111111 B");
         assert_eq!(held.cause(), "a run of it by alice halted");

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_known_by_their_names() {
+    fn secrets_are_recognized_by_their_names() {
         assert!(
             names_a_secret("OAUTH_TOKEN")
                 && names_a_secret("GOOGLE_CLIENT_SECRET")

@@ -38,7 +38,7 @@ mod tests {
     use crate::doctor::Severity;
 
     #[test]
-    fn a_watch_that_has_failed_is_a_problem_and_an_answer_that_has_is_a_note() {
+    fn a_failed_watch_is_a_problem_and_a_failed_answer_is_a_note() {
         let unit =
             |active, result: &str| UnitFacts { active, result: result.to_owned(), ..UnitFacts::default() };
         let (waits, idle) = (unit(ActiveState::Active, "success"), unit(ActiveState::Inactive, "success"));

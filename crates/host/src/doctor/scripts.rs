@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_are_known_by_their_names() {
+    fn scripts_are_recognized_by_their_names() {
         assert!(is_script(Path::new("scripts/refresh_vm.sh")) && is_script(Path::new("a/bin/start")));
         assert!(!is_script(Path::new("README")) && !is_script(Path::new("scripts/notes.md")));
         assert!(is_unit(Path::new("deploy/ladylinux-api.service")));

@@ -198,7 +198,7 @@ Sudoers entry:
     }
 
     #[test]
-    fn the_file_of_a_rule_is_read_where_sudo_prints_it() {
+    fn the_file_of_a_rule_is_read_if_sudo_prints_it() {
         let list = "Sudoers entry: /etc/sudoers.d/lady\n    RunAsUsers: root\n    Commands:\n\t/a\n\
                     \nLDAP Role: button\n    RunAsUsers: root\n    Commands:\n\t/b\n";
         let edits: Vec<String> = parse(list).iter().map(Rule::edit).collect();

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_0_1_is_brought_to_the_new_places_once() {
+    fn a_machine_of_0_1_is_migrated_once() {
         let (_root, layout, old) = world();
         assert!(is_needed(&layout).unwrap());
         let lines = migrate(&layout).unwrap();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_a_migration_that_was_killed_goes_on_and_the_old_name_leads_to_the_fence_meanwhile() {
+    fn rw_7_1a_a_killed_migration_continues_and_the_old_path_leads_to_the_fence_meanwhile() {
         // Killed before the exchange, after it, and after each of the next steps.
         for killed_after in 0..6 {
             let (_root, layout, old) = world();

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "a table of cases is read as one")]
-    fn a_unit_of_an_ordinary_user_is_taken_and_one_of_root_is_not() {
+    fn a_unit_of_an_ordinary_user_is_accepted_and_one_of_root_is_not() {
         assert!(not_accepted(GOOD).is_empty());
         for bad in [
             "[Service]\nExecStart=/x\n",
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_acts_on_other_units_or_on_the_machine_is_not_accepted() {
+    fn a_unit_that_affects_other_units_or_the_machine_is_not_accepted() {
         for line in [
             "Wants=debug-shell.service",
             "Wants=network.target debug-shell.service",
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_editors_of_other_systems_add_is_removed_and_reported() {
+    fn additions_of_editors_of_other_systems_are_removed_and_reported() {
         let normalized = normalize(b"\xef\xbb\xbf[Service]\r\nUser=ladylinux\r\n");
         assert_eq!(normalized, "[Service]\nUser=ladylinux\n");
     }

@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_for_root_has_every_word_but_the_root() {
+    fn the_command_for_root_has_every_argument_except_the_root() {
         let sudo = |line: &str| sudo(line.split('|').map(str::to_owned));
         assert_eq!(sudo("run|--root|/a b|-b|feature/x"), "sudo ladylinux-refresh run -b feature/x");
         assert_eq!(sudo("--root|/a|run|main|--worker|r-1"), "sudo ladylinux-refresh run main");

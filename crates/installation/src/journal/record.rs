@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_belongs_to_the_part_in_hand() {
+    fn an_outcome_belongs_to_the_current_part() {
         for within in PARTS {
             for part in PARTS {
                 let status = Status::Within { phase: within };

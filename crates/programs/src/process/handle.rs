@@ -74,14 +74,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reused_pid_is_not_taken_for_the_process_that_had_it() {
+    fn a_reused_pid_is_not_mistaken_for_the_former_process() {
         let own = ProcessId::own();
         assert!(Handle::open(own).is_some());
         assert!(Handle::open(ProcessId { started: own.started + 1, ..own }).is_none());
     }
 
     #[test]
-    fn waiting_for_a_process_that_lives_on_ends_at_the_limit() {
+    fn waiting_for_a_living_process_ends_at_the_limit() {
         let handle = Handle::open(ProcessId::own()).unwrap();
         assert!(!handle.wait(Duration::from_millis(1)));
     }

@@ -46,7 +46,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn a_socket_that_is_passed_is_the_same_one_and_bytes_still_go_both_ways() {
+    fn a_passed_socket_is_the_same_one_and_transfers_bytes_in_both_directions() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = send(&listener.into()).unwrap();

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_passed_on_wherever_a_read_ends() {
+    fn lines_are_passed_on_for_any_division_into_reads() {
         let events = Events::silent();
         let mut stream = Stream::new(Mode::Lines(Some("hook".to_owned())));
         for part in ["one\ntw", "o\r", "\n\nthr", "ee"] {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_end_after_sigkill_is_given_up() {
+    fn a_program_that_does_not_end_after_sigkill_is_abandoned() {
         let (life, _living) = std::io::pipe().unwrap();
         let (stdout, _open) = std::io::pipe().unwrap();
         let (stderr, _open_too) = std::io::pipe().unwrap();

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_editors_of_other_systems_add_does_not_hide_a_line() {
+    fn additions_of_editors_of_other_systems_hide_no_line() {
         let file =
             UnitFile::parse(b"\xef\xbb\xbf[Service]\r\nExecStart=/a \\\r\n --b\r\nnonsense\r\nUser=u\r\n");
         assert_eq!(file.words("Service", "ExecStart"), ["/a", "--b"]);

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_that_is_not_known_keeps_systemds_word() {
+    fn an_unknown_result_keeps_the_text_of_systemd() {
         assert_eq!(JobResult::of("done"), JobResult::Done);
         assert!(JobResult::of("collected").to_string().contains("collected"));
     }

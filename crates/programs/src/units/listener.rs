@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_stays_outside_while_the_filter_is_there_and_comes_in_with_its_data_afterwards() {
+    fn a_connection_waits_while_the_filter_is_attached_and_arrives_with_its_data_afterwards() {
         let server = listening();
         let listener = Listener::of(server.as_fd()).unwrap();
         listener.defer().unwrap();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_without_data_is_not_taken_until_that_is_undone() {
+    fn a_connection_without_data_is_not_accepted_until_the_option_is_cleared() {
         let server = listening();
         let listener = Listener::of(server.as_fd()).unwrap();
         listener.defer().unwrap();

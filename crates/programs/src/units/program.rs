@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_that_need_the_copy_at_once_all_get_it() {
+    fn simultaneous_threads_all_get_the_copy() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         fs::create_dir_all(layout.state()).unwrap();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_is_made_once_and_made_new_when_the_program_changes() {
+    fn the_copy_is_made_once_and_again_when_the_program_changes() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         fs::create_dir_all(layout.state()).unwrap();

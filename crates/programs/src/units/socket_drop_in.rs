@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_drop_in_names_the_sockets_and_goes_with_the_unit() {
+    fn the_drop_in_names_the_sockets_and_is_removed_with_the_unit() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         let unit = format!("{PREFIX}2.service");

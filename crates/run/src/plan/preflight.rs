@@ -371,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_of_the_embedded_supervisor_is_refused_where_systemd_keeps_the_service() {
+    fn a_socket_of_the_embedded_supervisor_is_refused_if_systemd_runs_the_service() {
         let (file, address) = (Path::new("/etc/ladylinux/refresh.toml"), Some(IpAddr::from([127, 0, 0, 1])));
         no_socket_beside_units(None, true, file).unwrap();
         no_socket_beside_units(address, false, file).unwrap();

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_needs_something_of_tmp_shares_it() {
+    fn a_run_that_needs_a_path_in_tmp_shares_it() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         let own = |program: &str, argument: &str, value: &str| {

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_ends_the_spool_and_nothing_else() {
+    fn a_failed_write_ends_only_the_spool() {
         let (_directory, _layout, spool) = world();
         let mut spooler = Spooler::open(&spool).unwrap();
         // Every write to this device fails because it is full.

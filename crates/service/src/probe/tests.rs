@@ -56,7 +56,7 @@ fn an_unusable_url_is_refused_before_anything_happens() {
 }
 
 #[test]
-fn placeholders_stand_for_what_is_deployed() {
+fn placeholders_are_replaced_by_the_deployed_version() {
     let probe = settings::Probe { json: Some(("v.commit".into(), "{commit}".into())), ..settings() };
     let unfilled = resolve(&probe, &EnvFile::default(), None).unwrap();
     assert!(unfilled.json.is_some_and(|(_, value)| value.contains('{')));

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn homes_are_read_by_uid() {
+    fn home_directories_are_read_by_uid() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nlady:x:7:7::/opt/l:/bin/false\nbad\nnone:x:8:8:::\n";
         assert_eq!(parse_home(passwd, 7).as_deref(), Some("/opt/l"));
         assert_eq!(parse_home(passwd, 8), None);

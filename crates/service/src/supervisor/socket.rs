@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_running_service_has_not_taken_is_waited_for_and_what_waits_beside_it_is_not() {
+    fn connections_of_the_running_service_are_awaited_and_those_of_the_next_socket_are_not() {
         let (running, address) = first();
         let untaken = TcpStream::connect(address).unwrap();
         let next = open(address).unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_another_process_has_is_not_shared_with_it() {
+    fn a_port_of_another_process_is_not_shared_with_it() {
         let (_held, address) = first();
         let failure = open_first(address).unwrap_err();
         assert!(

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_whatever_takes_the_drop_ins_effect_away_is_refused() {
+    fn rw_7_1a_settings_that_cancel_the_drop_in_are_refused() {
         let (_folder, layout, unit, facts) = world();
         let without = UnitFacts { assertions: facts.assertions[1..].to_vec(), ..facts.clone() };
         assert!(refusal(&layout, &unit, &without).contains("takes the assertion"));

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bind_mount_is_known_by_where_it_is_on_disk() {
+    fn a_bind_mount_is_recognized_by_its_place_on_disk() {
         let table = b"1 0 8:1 / / rw - ext4 d rw\n2 1 8:1 /srv/app/m /models rw - ext4 d rw\n3 1 0:9 / /x rw - tmpfs t rw\n4 1 0:8 / /x rw - tmpfs t rw\n";
         let mounts = parse(table);
         let place = |path: &str| place_on_disk(&mounts, Path::new(path)).unwrap();

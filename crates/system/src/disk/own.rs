@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn root_opens_nothing_that_others_decide_on() {
+    fn root_opens_no_entry_that_others_control() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_finds_what_is_not_roots_as_deep_as_it_counts() {
+    fn a_search_finds_entries_of_others_down_to_its_depth() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

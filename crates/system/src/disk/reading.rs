@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_is_read_whatever_is_before_it() {
+    fn the_last_line_is_read_with_any_content_before_it() {
         use std::io::Write as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lines");

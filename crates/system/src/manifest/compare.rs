@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_count_more_than_times() {
+    fn digests_take_precedence_over_times() {
         let before = manifest(vec![file("a", Some("1"), 1), file("b", Some("1"), 1)]);
         let after = manifest(vec![file("a", Some("1"), 2), file("b", Some("2"), 1)]);
         assert_eq!(before.compare(&after).changed, [(PathBuf::from("b"), Change::Content)]);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thing_is_known_by_its_path() {
+    fn a_contamination_is_identified_by_its_path() {
         let kinds = [
             (site("a.pth"), Kind::PathFile),
             (site("sitecustomize.py"), Kind::Customize),

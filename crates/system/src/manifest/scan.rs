@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_limit_a_change_is_still_seen() {
+    fn a_change_beyond_the_limit_is_still_found() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["a", "b", "c"] {
             fs::write(directory.path().join(name), name).unwrap();

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_spacing_are_no_differences_and_values_are() {
+    fn comments_and_spacing_are_ignored_and_values_are_compared() {
         let one = UnitFile::parse(b"# old\n[Service]\nExecStart=/a  --b \\\n --c\nUser=u\n");
         let other = UnitFile::parse(b"[Service]\nExecStart = /a --b --c\nUser=v\nRestart=always\n");
         assert_eq!(differences(&one, &other), ["Restart= of [Service]", "User= of [Service]"]);

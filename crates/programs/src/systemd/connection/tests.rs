@@ -60,7 +60,7 @@ fn job_removed(sender: &[u8], result: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_call_returns_its_own_reply_and_not_one_that_came_too_late() {
+fn a_call_returns_its_own_reply_and_not_a_late_one() {
     let connection = with_bus(|_, serial| {
         let reply = |to: u32, value: u8| {
             received(2, &[(5, b'u', &to.to_be_bytes()), (8, b'g', b"\x01u\0")], &[0, 0, 0, value])
@@ -93,7 +93,7 @@ fn a_message_with_an_unknown_field_is_left_out() {
 }
 
 #[test]
-fn the_end_of_a_job_counts_that_systemd_sends_over_a_new_connection() {
+fn the_end_of_a_job_is_accepted_from_a_new_connection() {
     let connection = with_bus(|member, serial| {
         let sender = if member == "StartUnit" { SYSTEMD } else { OTHER };
         let reply = received(2, &[(5, b'u', &serial.to_be_bytes()), (7, b's', sender)], b"");
@@ -127,7 +127,7 @@ fn a_refusal_has_its_name_and_the_connection_goes_on() {
 }
 
 #[test]
-fn the_end_of_a_job_counts_when_systemd_sends_it_and_it_is_waited_for() {
+fn the_end_of_a_job_is_accepted_while_it_is_awaited() {
     let connection = with_bus(|_, serial| {
         let reply = received(2, &[(5, b'u', &serial.to_be_bytes()), (7, b's', SYSTEMD)], b"");
         [reply, job_removed(OTHER, "done"), job_removed(SYSTEMD, "failed")].concat()

@@ -24,7 +24,7 @@ fn the_object_of_a_unit_is_its_name_in_letters_and_digits() {
 }
 
 #[test]
-fn properties_that_an_older_systemd_lacks_read_as_nothing() {
+fn properties_that_an_older_systemd_lacks_read_as_none() {
     let facts = properties(&[]).facts().unwrap();
     assert_eq!(
         (facts.load, facts.active, facts.sub.as_str()),
@@ -34,7 +34,7 @@ fn properties_that_an_older_systemd_lacks_read_as_nothing() {
 }
 
 #[test]
-fn numbers_that_mean_never_are_none() {
+fn numbers_that_mean_never_read_as_none() {
     let facts = properties(&[
         ("TimeoutStopUSec", Value::U64(u64::MAX)),
         ("TimeoutStartUSec", Value::U64(90_000_000)),
@@ -62,7 +62,7 @@ fn assertions_and_the_invocation_are_read() {
 }
 
 #[test]
-fn what_a_unit_needs_and_what_goes_down_with_it_is_read_each_unit_once() {
+fn required_units_and_units_that_stop_with_it_are_read_once_each() {
     let list = |units: &[&str]| Value::from(units.iter().map(|unit| (*unit).to_owned()).collect::<Vec<_>>());
     let facts = properties(&[
         ("Requires", list(&["a.service", "b.socket"])),

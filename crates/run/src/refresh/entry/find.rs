@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_module_of_a_server_is_found_whatever_its_options_and_however_it_is_started() {
+    fn the_module_of_a_server_is_found_with_any_options_and_any_way_to_start_it() {
         let of = |line: &str| module(line).map(|(name, _)| name);
         for line in [
             "/v/bin/uvicorn api_layer:app --host 0.0.0.0 --port 8000",

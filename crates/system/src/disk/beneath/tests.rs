@@ -41,7 +41,7 @@ fn a_tree_changes_its_owner_and_the_targets_of_its_links_do_not() {
 }
 
 #[test]
-fn a_tree_is_removed_whatever_its_depth_modes_and_links() {
+fn a_tree_of_any_depth_modes_and_links_is_removed() {
     let place = tempfile::tempdir().unwrap();
     let outside = place.path().join("outside");
     disk::make_directory(&outside.join("kept"), 0o755).unwrap();
