@@ -1,4 +1,4 @@
-//! The command line: raw values only. Their meaning is decided in `commands` and `settings`.
+//! The command line: raw values only. `commands` and `settings` interpret them.
 
 mod arguments;
 mod config;
@@ -18,7 +18,7 @@ pub use arguments::*;
 pub use config::*;
 pub use subcommands::*;
 
-/// The version, with commit and date where the program is built from a repository (`build.rs`).
+/// The version, with commit and date if the program is built from a repository (`build.rs`).
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("LADYLINUX_REFRESH_BUILT_FROM"));
 
 /// Update a running LadyLinux installation to the latest commit of a branch

@@ -3,16 +3,17 @@
 //! One run, read from the top: [`main`] → [`commands`] (`run`) → [`refresh_run::plan`] (preflight: observe, then decide) →
 //! [`refresh_run::refresh`] → one file per step → one door per effect.
 //!
-//! This package is the program: command line, commands, and how they print. What they do is in the crates below
-//! `crates/`, each with its purpose at the top of its `lib.rs`; `docs/architecture.md` draws them. A crate uses only
+//! This package is the program: command line, commands, and their output. Their work is in the crates below `crates/`,
+//! each with its purpose at the top of its `lib.rs`; `docs/architecture.md` shows a diagram of them. A crate uses only
 //! crates below it.
 //!
-//! The six steps (RW-5.0) are one file each in [`refresh_run::refresh`]: `stop`, `sync`, `environment`, `prepare`, `restart`
-//! and `status`. Before them `staging` does what can fail while the service still runs, through the same operations.
+//! The six steps (RW-5.0) are one file each in [`refresh_run::refresh`]: `stop`, `sync`, `environment`, `prepare`,
+//! `restart` and `status`. Before them, `staging` performs the work that can fail while the service still runs, through
+//! the same operations.
 //!
-//! On a host with systemd a run is a separate unit, which the typed command only follows
-//! ([`refresh_run::relay`]). A machine without a network is refreshed from a file, which fills the same stores:
-//! [`bundle`]. While the service is fenced, [`page`] answers visitors.
+//! On a host with systemd a run is a separate unit, which the command only follows ([`refresh_run::relay`]). A machine
+//! without a network is refreshed from a file, which fills the same stores: [`bundle`]. While the service is fenced,
+//! [`page`] answers visitors.
 //!
 //! Doors, held by lint (`clippy.toml`): other programs through [`refresh_programs::process::Runner`], files through
 //! [`refresh_system::disk`], clocks through [`refresh_system::clock`], the environment through
@@ -78,9 +79,9 @@ fn parse(words: &[OsString], color: ColorWhen) -> Result<cli::Cli, clap::Error> 
     cli::Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// Writes why a command line is refused.
+/// Writes the reason why a command line is refused.
 fn complain_of_usage(error: clap::Error, json: bool, color: ColorWhen) {
-    // Lines that the object is made from have no colour.
+    // Lines for the JSON object have no color.
     if !json {
         screen::choose_color(color);
     }
@@ -93,7 +94,7 @@ fn complain_of_usage(error: clap::Error, json: bool, color: ColorWhen) {
     }
 }
 
-/// Returns whether what ended the parsing of the command line is help, requested, or printed for a line without a command.
+/// Returns whether the parsing of the command line ended with help, either requested or for a line without a command.
 fn is_help(error: &clap::Error) -> bool {
     !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }

@@ -1,4 +1,4 @@
-//! The one list of operations: what our own program does inside a unit. It touches nothing itself.
+//! The only list of operations that this program performs inside a unit. It changes nothing itself.
 
 use refresh_environments as python;
 use refresh_git::mirror_answer;

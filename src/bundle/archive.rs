@@ -1,6 +1,7 @@
-//! The form of a bundle: a tar archive (ustar) of regular files, which leaves nothing to choose. From the names and sizes of
-//! its members every byte of it follows but their content, so a reader compares. The first member is the header, which lists
-//! the others with their digests; the second is its checksum. Source: POSIX.1-2017, pax, "ustar Interchange Format".
+//! The form of a bundle: a tar archive (ustar) of regular files, without any freedom in its form. The names and sizes
+//! of its members determine every byte except their content, so a reader compares the bytes. The first member is the
+//! header, which lists the others with their digests; the second is the checksum of the header. Source: POSIX.1-2017,
+//! pax, "ustar Interchange Format".
 
 use std::collections::BTreeSet;
 
@@ -13,31 +14,31 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 /// The version of the form.
 pub const SCHEMA: u32 = 2;
 
-/// The name of the header's own member, the first.
+/// The name of the first member, the header.
 pub(super) const HEADER: &str = "bundle.json";
-/// The name of the member with the header's digest, the second.
+/// The name of the second member, the digest of the header.
 pub(super) const DIGEST: &str = "bundle.json.sha256";
-/// The commits, as git packs them.
+/// The commits, packed by git.
 pub(super) const COMMITS: &str = "commits.bundle";
-/// The lock, as the tool keeps it.
+/// The lock, in the form of the tool's records.
 pub(super) const LOCK: &str = "lock.json";
-/// Before the name of uv.
+/// The prefix of the name of uv.
 pub(super) const TOOLS: &str = "tools/";
-/// What uv's cache has of the lock, as an archive.
+/// The part of uv's cache for the lock, as an archive.
 pub(super) const CACHE: &str = "cache.tar";
 
 /// The unit of an archive, in bytes.
 pub(super) const BLOCK: u64 = 512;
 /// The blocks of zeros that end an archive, in bytes.
 pub(super) const END: u64 = 2 * BLOCK;
-/// How many bytes a header has at most.
+/// The largest size of a header, in bytes.
 pub(super) const LARGEST_HEADER: u64 = 4 << 20;
-/// How many bytes a lock has at most: it is read into memory.
+/// The largest size of a lock, in bytes: it is read into memory.
 pub(super) const LARGEST_LOCK: u64 = 64 << 20;
-/// How many bytes the form can name in a member.
+/// The largest size of a member that the form supports, in bytes.
 pub(super) const LARGEST: u64 = (1 << 33) - 1;
 
-/// What a bundle is.
+/// The header of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
@@ -45,23 +46,23 @@ pub struct Header {
     pub schema: u32,
     /// When it was made, in UTC.
     pub made_at: jiff::Timestamp,
-    /// By which version of this program.
+    /// The version of this program that made it.
     pub made_by: String,
     /// The branch.
     pub branch: BranchName,
-    /// The commit that it points to.
+    /// The commit of the branch.
     pub commit: CommitId,
-    /// What packages and uv are made for.
+    /// The platform of the packages and of uv.
     pub platform: Platform,
     /// The sha256 of the definitions that the lock belongs to.
     pub definitions: String,
-    /// How many distributions the lock names.
+    /// The number of distributions in the lock.
     pub packages: usize,
-    /// What follows in the file, in this order.
+    /// The members that follow in the file, in this order.
     pub members: Vec<Member>,
 }
 
-/// What packages and uv are made for.
+/// The platform of packages and of uv.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Platform {
@@ -69,7 +70,7 @@ pub struct Platform {
     pub implementation: String,
     /// The version without its last part, for instance `3.11`.
     pub python: String,
-    /// The ABI that compiled modules follow.
+    /// The ABI of compiled modules.
     pub abi: String,
     /// The platform, for instance `linux-x86_64`.
     pub platform: String,
@@ -88,7 +89,7 @@ pub struct Member {
 }
 
 impl Platform {
-    /// Returns what an interpreter takes.
+    /// Returns the platform of an interpreter.
     pub fn of(interpreter: &Interpreter) -> Self {
         let parts: Vec<&str> = interpreter.version.split('.').take(2).collect();
         Self {
@@ -110,7 +111,7 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// It is of another version, not understood, or lists what no bundle holds.
+    /// It has another version, is not understood, or lists an unknown member.
     pub(super) fn parse(bytes: &[u8]) -> Outcome<Self> {
         #[derive(Deserialize)]
         struct Version {
@@ -129,7 +130,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Refuses members that no bundle has, twice the same, and a bundle without what each one has.
+    /// Refuses unknown and repeated members, and a bundle without a required member.
     fn check(&self) -> Outcome<()> {
         let mut names = BTreeSet::new();
         for Member { name, sha256, size } in &self.members {
@@ -150,10 +151,10 @@ impl Header {
         }
     }
 
-    /// Refuses an interpreter that the packages are not made for.
+    /// Refuses an interpreter for which the packages are not made.
     ///
     /// # Errors
-    /// It is another implementation, version, ABI or platform.
+    /// It has a different implementation, version, ABI or platform.
     pub fn fit(&self, interpreter: &Interpreter) -> Outcome<()> {
         let here = Platform::of(interpreter);
         if here == self.platform {
@@ -166,7 +167,8 @@ impl Header {
     }
 }
 
-/// Returns whether a bundle can hold a member of this name: no name leads out of a directory, and all are short.
+/// Returns whether a bundle can contain a member of this name: no name leads out of a directory, and all names are
+/// short.
 fn is_known(name: &str) -> bool {
     let is_plain = |word: &str| {
         (1..80).contains(&word.len())
@@ -176,7 +178,7 @@ fn is_known(name: &str) -> bool {
     [COMMITS, CACHE, LOCK].contains(&name) || name.strip_prefix(TOOLS).is_some_and(is_plain)
 }
 
-/// Returns the line beside the header, as `sha256sum -c` reads it.
+/// Returns the checksum line of the header in the form of `sha256sum -c`.
 pub(super) fn digest_line(sha256: &str) -> String {
     format!("{sha256}  {HEADER}\n")
 }

@@ -1,6 +1,6 @@
-//! Making a bundle: everything that a refresh of one branch needs, in one file.
+//! Creates a bundle: everything that a refresh of one branch needs, in one file.
 //!
-//! What is missing in the tool's own stores is fetched first, as staging would.
+//! Data that is missing in the tool's own stores is fetched first, in the same way as in staging.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,10 +19,10 @@ use refresh_system::{clock, interrupt};
 
 use super::archive::{self, Header, Member, Platform, SCHEMA};
 
-/// Makes sure that `output` can be written, before anything is fetched for it.
+/// Checks that `output` can be written, before anything is fetched for it.
 ///
 /// # Errors
-/// Something else is there, or its directory is missing or may not be written to.
+/// The path is something other than a regular file, or its directory is missing or not writable.
 pub fn check_output(output: &Path) -> Outcome<()> {
     if output.symlink_metadata().is_ok_and(|found| !found.is_file()) {
         return Err(Failure::new(format!("{} exists and is not a regular file", output.display())));
@@ -36,10 +36,10 @@ pub fn check_output(output: &Path) -> Outcome<()> {
         .context(|| format!("{} is not writable", directory.display()))
 }
 
-/// Packs a branch into `output`. The caller holds the lock of the runs.
+/// Packs a branch into `output`. The caller holds the run lock.
 ///
 /// # Errors
-/// Something that is needed is not to be had, or the file cannot be written; then `output` is what it was.
+/// A required part is not available, or the file cannot be written; then `output` is unchanged.
 pub fn create(on: &Installation, branch: &BranchName, output: &Path) -> Outcome<(Header, Content)> {
     check_output(output)?;
     let run = RunId::new(clock::now(), std::process::id());
@@ -95,9 +95,9 @@ fn pack(
     packed
 }
 
-/// Digests a file that is going to be a member.
+/// Computes the digest of a file that will be a member.
 fn member(name: &str, file: &Path) -> Outcome<Member> {
-    // Another user may have written it, sparse and without an end.
+    // Another user may have written it; it may be sparse and endless.
     let mut content = Digested::new(open(file)?.take(archive::LARGEST + 1));
     let copied = std::io::copy(&mut content, &mut std::io::sink());
     interrupt::check()?;

@@ -1,12 +1,12 @@
-//! Bundles: one file that refreshes a machine which has no network at all.
+//! Bundles: one file that refreshes a machine without a network.
 //!
-//! A bundle holds the commits of a branch, the lock of their environment, uv, and what uv's cache has of that lock. A run
-//! that is given one fills the stores of its machine from it and then finds everything there: the mirror, the lock, uv and
-//! its cache. There is no other way through a refresh.
+//! A bundle contains the commits of a branch, the lock of their environment, uv, and the part of uv's cache for that
+//! lock. A run with a bundle fills the stores of its machine from it, and then finds everything there: the mirror, the
+//! lock, uv and its cache. The rest of the refresh is the same.
 //!
-//! The file is read once ([`read`]), every byte compared or digested, into a directory that only root can list; what
-//! is used later comes from there. So the medium may vanish, and nothing of it is believed before all of it is proved.
-//! This proves that the file is whole. It does not prove who made it: a bundle is trusted as the remote is.
+//! The file is read once ([`read`]), every byte compared or digested, into a directory that only root can list; later
+//! steps use that copy. So the medium may be removed, and no part of the file is trusted before all of it is verified.
+//! This verifies that the file is complete. It does not verify its author: a bundle is trusted like the remote.
 
 mod archive;
 mod create;
@@ -34,18 +34,18 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::{quoted_path, size};
 use refresh_system::{checkpoint, interrupt};
 
-/// Reads a whole bundle and proves every byte of it.
+/// Reads a complete bundle and verifies every byte of it.
 ///
 /// # Errors
-/// It is no bundle, cut, altered, or of another version.
+/// It is not a bundle, or it is truncated, altered, or of another version.
 pub fn examine(path: &Path) -> Outcome<(Header, Content)> {
     let (mut reader, header) = Reader::open(path)?;
     header.members.iter().try_for_each(|member| reader.member(member, &mut std::io::sink()))?;
     Ok((header, reader.end()?))
 }
 
-/// Removes what a bundle was unpacked to. To be called by the holder of the run lock when nothing of it is needed any
-/// more, and once before, because a command that is killed leaves it.
+/// Removes the unpacked bundle. The holder of the run lock must call this when no part of it is needed any more, and
+/// once at the beginning, because a killed command leaves it.
 ///
 /// # Errors
 /// It cannot be removed.
@@ -68,7 +68,7 @@ pub struct BundleOptions {
     pub allow_unrelated: bool,
 }
 
-/// The bundle of one command, and how far it has been used.
+/// The bundle of one command, and the state of its use.
 #[derive(Debug)]
 pub struct Bundle {
     options: BundleOptions,
@@ -85,7 +85,7 @@ struct Opened {
 }
 
 impl Bundle {
-    /// Takes a bundle; nothing is read yet.
+    /// Returns the bundle of these options; reads nothing.
     pub fn new(options: BundleOptions) -> Self {
         Self { options, header: OnceCell::new(), opened: OnceCell::new(), stocked: Cell::new(false) }
     }
@@ -157,7 +157,7 @@ impl Bundle {
         Ok(Opened { digest, commits })
     }
 
-    /// Refuses a step back, and a foreign history, where neither is wanted.
+    /// Refuses an older commit and an unrelated history, unless the options allow them.
     fn judge(&self, on: &Installation, commits: &Quarantine) -> Outcome<()> {
         let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.commit);
         let head = deployed.or(work_tree::of(on)?.commit);
@@ -183,7 +183,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// The command that asks for this bundle again.
+    /// Returns the command that requests this bundle again.
     fn again(&self, more: &str) -> String {
         format!("ladylinux-refresh run --bundle {}{more}", quoted_path(&self.options.file))
     }
@@ -232,21 +232,21 @@ pub fn offline_source(given: Option<BundleOptions>) -> Option<Box<dyn OfflineSou
     given.map(|given| Box::new(Bundle::new(given)) as Box<dyn OfflineSource>)
 }
 
-/// What helps where a bundle cannot.
+/// The command that helps if a bundle cannot be used.
 const CREATE: &str = "ladylinux-refresh bundle create --output FILE";
 
-/// Unpacks a bundle into a new directory that root alone can list, and verifies all of it.
+/// Unpacks a bundle into a new directory that only root can list, and verifies all of it.
 fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Content> {
     let (mut reader, header) = Reader::open(path)?;
     if header != *known {
         return Err(Failure::new(format!("the bundle {} changed meanwhile", path.display())));
     }
-    // Other users open what they know by name; they cannot list the directory.
+    // Other users can open files by their known names; they cannot list the directory.
     disk::make_new_directory(directory, 0o711)?;
     let needed = header.members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.size));
     let found = rustix::fs::statvfs(directory).context(|| format!("cannot read {}", directory.display()))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    // It is kept there unpacked, and once more in the stores.
+    // The data is kept unpacked there, and once more in the stores.
     if free / 2 < needed {
         let place = directory.display();
         return Err(Failure::new(format!(
@@ -258,7 +258,7 @@ fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Content> {
     }
     disk::make_new_directory(&directory.join(archive::TOOLS), 0o711)?;
     for member in &header.members {
-        // The commits and uv's cache are for the builder, uv is for every user; the lock is read by root alone.
+        // The commits and uv's cache are for the builder, uv is for every user; only root reads the lock.
         let is_for_all = member.name != archive::LOCK;
         let mode = if is_for_all { 0o644 } else { 0o600 };
         let mut file = disk::open_append(&directory.join(&member.name), mode)?;

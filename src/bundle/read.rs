@@ -1,5 +1,5 @@
-//! Reading a bundle: once, from its first byte to its last, each compared or digested. Nothing that the file contains is
-//! believed for more than the next read.
+//! Reads a bundle once, from its first byte to its last, and compares or digests each byte. The content of the file is
+//! trusted only for the next read.
 
 use std::fs::File;
 use std::io::{Read as _, Write};
@@ -27,7 +27,7 @@ impl Reader {
     /// Opens a bundle and reads its header.
     ///
     /// # Errors
-    /// It is no bundle, cut, altered, or of another version.
+    /// It is not a bundle, or it is truncated, altered, or of another version.
     pub(super) fn open(path: &Path) -> Outcome<(Self, Header)> {
         let context = || format!("cannot read {}", path.display());
         let file = disk::open_with(path, OFlags::NONBLOCK | OFlags::NOCTTY).context(context)?;
@@ -82,7 +82,7 @@ impl Reader {
     /// Reads the next member, which must be this one, into `sink`.
     ///
     /// # Errors
-    /// Another member stands there, or its content is another.
+    /// The file has another member there, or its content differs.
     pub(super) fn member(&mut self, member: &Member, sink: &mut dyn Write) -> Outcome<()> {
         self.block(&member.name, member.size)?;
         if self.content(member.size, sink)? == member.sha256 {
@@ -91,16 +91,16 @@ impl Reader {
         Err(self.altered(&format!("{} does not match its checksum", member.name)))
     }
 
-    /// Reads what follows the last member.
+    /// Reads the end of the archive after the last member.
     ///
     /// # Errors
-    /// It is not the end.
+    /// Something else follows.
     pub(super) fn end(mut self) -> Outcome<Content> {
         self.zeros(END)?;
         Ok(self.file.finish())
     }
 
-    /// Reads a block that has to stand before this member.
+    /// Reads the block that must precede this member.
     fn block(&mut self, name: &str, size: u64) -> Outcome<()> {
         let (expected, mut found) = (archive::block(name, size)?, Vec::new());
         self.pass(BLOCK, &mut found)?;
@@ -117,7 +117,7 @@ impl Reader {
         })
     }
 
-    /// Reads the content of a member and the zeros behind it; returns its digest.
+    /// Reads the content of a member and the zeros after it; returns its digest.
     fn content(&mut self, size: u64, sink: &mut dyn Write) -> Outcome<String> {
         let mut sink = Digested::new(sink);
         self.pass(size, &mut sink)?;

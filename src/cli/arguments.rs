@@ -45,7 +45,7 @@ pub struct ReportArgs {
 }
 
 impl ReportArgs {
-    /// Returns the format that was asked for; `None` without an option.
+    /// Returns the requested format; `None` without an option.
     pub fn format(&self) -> Option<Format> {
         if self.json { Some(Format::Json) } else { self.format }
     }
@@ -354,13 +354,13 @@ pub enum VerifyPart {
 }
 
 impl VerifyArgs {
-    /// Returns the part that was named in one of the two ways.
+    /// Returns the part that the argument or the option names.
     pub fn part(&self) -> VerifyPart {
         let default = if self.environment { VerifyPart::Environment } else { VerifyPart::Models };
         self.part.unwrap_or(default)
     }
 
-    /// Returns why the options do not fit the part; `None` if they do.
+    /// Returns why the options do not fit the part; `None` if they fit.
     pub fn conflict(&self) -> Option<&'static str> {
         let of_models = self.presence || self.no_cache || !self.store.is_empty() || self.verbose;
         match self.part() {

@@ -1,4 +1,5 @@
-//! What the words of a command line request before, or without, the parser: it refuses a line as a whole.
+//! Requests in the words of a command line, read before or without the parser: the parser refuses a line only as a
+//! unit.
 
 use std::ffi::OsString;
 
@@ -6,12 +7,12 @@ use clap::ValueEnum as _;
 
 use refresh_system::screen::ColorWhen;
 
-/// Returns the words before `--`; what follows are values.
+/// Returns the words before `--`; the words after it are values.
 fn options(words: &[OsString]) -> impl Iterator<Item = &str> {
     words.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--")
 }
 
-/// Returns the value of an option as it is written last: `--color WHEN` or `--color=WHEN`.
+/// Returns the last value of an option: `--color WHEN` or `--color=WHEN`.
 fn value<'a>(words: &'a [OsString], option: &str) -> Option<&'a str> {
     let words: Vec<&str> = options(words).collect();
     let joined = |word: &&'a str| word.strip_prefix(option)?.strip_prefix('=');
@@ -28,7 +29,7 @@ pub fn json(words: &[OsString]) -> bool {
     }
 }
 
-/// Returns whether to color the output, as far as the words name it.
+/// Returns the requested color of the output, from the words.
 pub fn color(words: &[OsString]) -> ColorWhen {
     value(words, "--color").and_then(|word| ColorWhen::from_str(word, false).ok()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! The arguments of a command as words again, for a worker and for commands that people type. Each option is named by its
-//! declaration alone.
+//! Converts the arguments of a command back to words, for a worker and for commands that people type. The declaration
+//! of an option is the only source of its name.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use refresh_system::error::{Context as _, Outcome};
 
-/// Returns a command with its arguments; what is not serialized is left out.
+/// Returns a command with its arguments; arguments that are not serialized are left out.
 ///
 /// # Errors
 /// A path is not UTF-8.

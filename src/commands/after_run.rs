@@ -1,4 +1,4 @@
-//! `after-run`: looks after a run whose process has ended. systemd starts it with every end of a run's unit.
+//! `after-run`: completes a run whose process has ended. systemd starts it after every end of a run's unit.
 
 use std::time::Duration;
 
@@ -20,19 +20,20 @@ use refresh_system::environment;
 
 use super::{open, warn};
 
-/// How long a reader of the lock may hold it up.
+/// The time limit for waiting for a reader of the lock.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Does nothing where the run came to its own end; else stops the service that it left behind the fence, and reports that.
+/// Does nothing if the run ended by itself. Otherwise stops the service that it left behind the fence, and reports
+/// that.
 pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, Error> {
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let end = end_from_systemd();
     let closed = close_run(layout, &run, end);
-    // After it: a report has more than how the process ended.
+    // This comes after it: a report has more information than the end of the process.
     let settled = status_file::settle_request(layout, &run, end);
     let spool = Spool::of(layout, &run);
     if spool.is_there() {
-        // Last of all: those who follow find everything else done.
+        // This comes last: followers then find everything else complete.
         if let Err(failure) = spool.set_end(end) {
             warn(&[format!("those who follow the run wait for its end: {}", failure.chain().join(": "))]);
         }
@@ -51,7 +52,7 @@ fn close_run(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
     if over && current.is_none_or(|current| current.run != *run) {
         return Ok(());
     }
-    // First of all, since it needs nothing else: systemd starts nothing any more through what this run left.
+    // This comes first, since it needs nothing else: afterwards the remains of this run admit no start by systemd.
     fence::remove_stale_admission(layout).map_err(refused)?;
     let taken = run_lock::take(&layout.lock_file(), "after-run", None, PATIENCE).map_err(refused)?;
     let on = opened(layout, unit)?;
@@ -62,8 +63,8 @@ fn close_run(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
     .map_err(refused)
 }
 
-/// Opens the installation. Settings that cannot be read or believed any more are reported, and no reason to leave the service up:
-/// the unit that they named is in the journal of the run.
+/// Opens the installation. Settings that can no longer be read or trusted are reported. They are no reason to leave the
+/// service running: the journal of the run contains the name of the unit.
 fn opened(layout: &Layout, unit: Option<UnitName>) -> Result<Installation, Error> {
     let error = match open(layout, "after-run") {
         Err(error @ (Error::Usage(_) | Error::Refused(_))) => error,
@@ -83,14 +84,14 @@ fn unit_of_service(read: &store::Read) -> Option<UnitName> {
     })
 }
 
-/// How the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).
+/// Returns how the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).
 fn end_from_systemd() -> ExitKind {
     let how = environment::variable("EXIT_CODE");
     let status = environment::variable("EXIT_STATUS").unwrap_or_default();
     parse_end(how.as_deref(), &status)
 }
 
-/// Signals as systemd names them, and their numbers.
+/// The names of signals in systemd, and their numbers.
 const NAMES: [(&str, i32); 12] = [
     ("HUP", 1),
     ("INT", 2),
@@ -113,7 +114,7 @@ fn parse_end(how: Option<&str>, status: &str) -> ExitKind {
         return ExitKind::Code(code);
     }
     let known = NAMES.iter().find(|(name, _)| *name == status).map(|(_, number)| *number);
-    // Nothing else than SIGKILL ends a run without a known name.
+    // Only SIGKILL ends a run without a known name.
     ExitKind::Signal(known.or_else(|| status.parse().ok()).unwrap_or(9))
 }
 

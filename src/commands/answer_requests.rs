@@ -25,19 +25,19 @@ use refresh_system::text::quoted_path;
 
 use super::{run, run_process, settings};
 
-/// How long a request waits for another run to end.
+/// The time limit for a request to wait for the end of another run.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long one start takes at least on a real machine. With that the start limit of the unit ends the answers to an
-/// application that requests all the time, and to a directory that cannot be emptied.
+/// The shortest duration of one start on a real machine. With it, the start limit of the unit stops the answers if the
+/// application sends requests continuously, or if the directory cannot be emptied.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
-/// Answers the requests of the application, which are one request together.
+/// Answers the requests of the application, which count as one request.
 pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
     let start = clock::monotonic();
     let answered = answer(layout);
     if layout.is_real() {
         let left = AT_LEAST.saturating_sub(clock::monotonic().duration_since(start));
-        // An interrupt ends only this pause.
+        // An interruption ends only this pause.
         let _ = clock::pause(left);
     }
     answered
@@ -46,7 +46,8 @@ pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
 fn answer(layout: &Layout) -> Result<Ended, Error> {
     let directory = layout.requests();
     let runner = Runner::silent();
-    // Removed before anything else can fail: a request that stays starts this program until systemd's start limit.
+    // The requests are removed before anything else can fail: a remaining request starts this program until systemd's
+    // start limit.
     let taken = presence::check_there(layout)
         .and_then(|()| Owner::of(&directory))
         .and_then(|owner| not_roots(layout, owner))
@@ -61,7 +62,8 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
     Err(Refusal::of("answer-requests", failure))
 }
 
-/// Refreshes the branch of the settings, without one the deployed branch, if the settings allow the application that.
+/// Refreshes the branch of the settings, or else the deployed branch, if the settings allow requests of the
+/// application.
 fn refresh(layout: &Layout) -> Result<(), Error> {
     let settings = settings(layout, Overrides::default())
         .and_then(|layers| layers.resolve().map_err(Error::Usage))
@@ -84,7 +86,8 @@ fn refuse(layout: &Layout, branch: Option<&BranchName>, why: &str) {
     write_down(layout, &LastRequest { at: clock::now(), branch, outcome, why, run: None });
 }
 
-/// Refuses a directory of root: root's rights would remove its entries. A `--root` directory belongs to its user.
+/// Refuses a directory of root: its entries would be removed with root's rights. A `--root` directory belongs to its
+/// user.
 fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
     if owner.uid != 0 || !layout.is_real() {
         return Ok(owner);
@@ -94,7 +97,7 @@ fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
         .command("chown", &[&format!("{SERVICE_USER}:"), &directory]))
 }
 
-/// Runs a refresh as a person at a shell does, and records its outcome.
+/// Runs a refresh in the same way as a command in a shell, and records its outcome.
 fn run_for_request(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     let id = run_process::new_name();
     let mut request = LastRequest {
@@ -120,7 +123,7 @@ fn run_for_request(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
             request.outcome = if held.is_some() { RequestOutcome::Refused } else { RequestOutcome::Done };
             request.why = held.map(|held| format!("{} is held back: {}", held.commit.short(), held.cause()));
         }
-        // The run goes on without this program, and records its own outcome.
+        // The run continues without this program, and records its own outcome.
         Err(error @ Error::Detached { .. }) => return Err(error),
         Err(error) => {
             super::print_unless_reported(layout, &error);
@@ -134,7 +137,7 @@ fn run_for_request(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
 
 /// Returns why a run did not succeed, in a sentence.
 fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
-    // The spool holds the output of hooks too, which is not public; a run that preflight refused has none.
+    // The spool also contains the output of hooks, which is not public; a run that preflight refused has none.
     let in_preflight =
         |report: &Report| report.error.as_ref().is_some_and(|why| why.phase == Phase::Preflight);
     let report = request.run.as_ref().and_then(|run| {

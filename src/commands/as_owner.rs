@@ -1,4 +1,4 @@
-//! The hidden commands: work on files with the rights of their owner, and git's question for credentials.
+//! The hidden commands: work on files with the rights of their owner, and git's request for credentials.
 
 use std::io::Read as _;
 
@@ -10,7 +10,7 @@ use refresh_programs::units;
 use refresh_system::error::Failure;
 use refresh_system::screen;
 
-/// Does one operation: a request on standard input, an answer on standard output.
+/// Performs one operation: a request on standard input, an answer on standard output.
 pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     let request = input()?;
     let answer =
@@ -21,7 +21,7 @@ pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     Ok(Ended::Done)
 }
 
-/// Answers git, which asks for the user name and the token that go with a URL.
+/// Answers the request of git for the user name and the token of a URL.
 pub(super) fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
     let request = String::from_utf8_lossy(&input()?).into_owned();
     let [token_file, user, operation] = args.words.as_slice() else {

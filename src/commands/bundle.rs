@@ -17,7 +17,7 @@ use refresh_system::text::{count, harmless_line, size};
 
 use super::{absolute, lock, open_with, refuse};
 
-/// Does what `bundle …` asks for.
+/// Performs `bundle …`.
 pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Ended, Error> {
     match command {
         BundleCommand::Create { output, branch, lock } => create(layout, output, branch.as_deref(), lock),
@@ -32,7 +32,7 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     let output = absolute(output);
     bundle::check_output(&output)
         .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh bundle create --output FILE"))?;
-    // The stores that it fills are a run's as well.
+    // Runs also use the stores that it fills.
     let _lock = lock(layout, "bundle", None, wait)?;
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
     let (header, whole) = bundle::create(&on, &branch, &output)

@@ -1,4 +1,4 @@
-//! `cancel`: asks a run for a proper halt, as Ctrl-C would, and reports how it ended.
+//! `cancel`: requests a proper halt from a run, like Ctrl-C, and reports how it ended.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use refresh_system::screen::print_line;
 use super::run_process::service_in_words;
 use super::{run_id, wait};
 
-/// How long a run that was only just started may take to become a process.
+/// The time limit for a newly started run to become a process.
 const BEGIN: Duration = Duration::from_secs(10);
 
 /// Halts a run.
@@ -57,7 +57,7 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let report = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     let word = match report.map(|report| report.result) {
         None => "ended without a report",
-        // Halted before its first step, or refused by its own checks just then.
+        // It was halted before its first step, or its own checks refused it at that moment.
         Some(Ending::Refused) => "ended before it changed anything",
         Some(other) => other.word(),
     };

@@ -1,4 +1,4 @@
-//! What every command needs: the installation, its settings, the lock of the runs, and the report of a failure.
+//! The common parts of all commands: the installation, its settings, the run lock, and the report of a failure.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,14 +29,14 @@ use refresh_system::interrupt;
 use refresh_system::screen;
 use refresh_system::text::harmless_line;
 
-/// Writes what ended a command to standard error, unless a reporter has written it.
+/// Writes the error that ended a command to standard error, unless a reporter has written it.
 pub(super) fn print_unless_reported(layout: &Layout, error: &Error) {
     if !matches!(error, Error::Run(..)) {
         print_error(layout, error);
     }
 }
 
-/// Writes what ended a command to standard error.
+/// Writes the error that ended a command to standard error.
 pub(super) fn print_error(layout: &Layout, error: &Error) {
     for line in human::error(error, |command| as_typed(layout, command)) {
         screen::print_to_stderr(&line);
@@ -50,17 +50,17 @@ pub(super) fn layout(root: Option<&Path>) -> Outcome<Layout> {
     }
     let absolute =
         std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
-    // Links in the root itself are resolved once, so that every path below is the real one.
+    // Links in the root itself are resolved once: then every path below it is the real one.
     Ok(Layers::located(Layout::below(absolute.canonicalize().unwrap_or(absolute))))
 }
 
-/// Opens the installation for a command that only looks, or that is not a run.
+/// Opens the installation for a command that only reads, or that is not a run.
 pub(super) fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
     open_with(layout, during, Overrides::default())
 }
 
-/// Opens the installation with what the command line says. What is noted on the way goes to standard error: standard output
-/// is the result's, which may be JSON.
+/// Opens the installation with the settings of the command line. Notes go to standard error: standard output is for the
+/// result, which may be JSON.
 pub(super) fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     presence::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
     let layers = settings(layout, overrides)?;
@@ -73,7 +73,7 @@ pub(super) fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> 
 
 /// Prints a failure of a command together with the state of the service.
 pub(super) fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
-    // On the real machine much is root's to read and to do, and not every refusal names the missing rights.
+    // On the real machine many actions require root, and not every refusal names the missing rights.
     let is_stranger = on.layout.is_real() && !rustix::process::geteuid().is_root();
     let (failure, next) = match (is_stranger, failure.is_denied()) {
         (true, true) => (failure.hint("run it as root"), installation::with_sudo()),
@@ -91,7 +91,7 @@ pub(super) fn refuse(on: &Installation, during: &str, failure: Failure, next: &s
     }))
 }
 
-/// Takes the lock of the runs, waiting as long as the command line says.
+/// Takes the run lock; waits up to the limit of the command line.
 pub(super) fn lock(
     layout: &Layout,
     command: &str,
@@ -110,8 +110,8 @@ pub(super) fn lock(
     }
 }
 
-/// Makes `again`, which is all that was typed, the command to type next of a lock that another run holds: with less of
-/// it, something else would be done.
+/// Makes `again`, the complete command line, the next command of a run that was refused or found the lock taken: a
+/// shorter one would do something else.
 pub(super) fn with_command_to_repeat(error: Error, again: &str) -> Error {
     match error {
         Error::Locked { holder, .. } => Error::Locked { holder, next: format!("{again} --wait 5m") },
@@ -120,7 +120,7 @@ pub(super) fn with_command_to_repeat(error: Error, again: &str) -> Error {
     }
 }
 
-/// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
+/// Reads the settings of the host and checks them. For root, first checks that they can be trusted.
 pub(super) fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
     trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
     let context = |failure: Failure| Error::Usage(failure.command("ladylinux-refresh config check", &[]));
@@ -129,19 +129,19 @@ pub(super) fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, 
     Ok(layers)
 }
 
-/// Brings a machine of version 0.1 to the places of this one, where it is one; before anything else, since nothing is
-/// where this version expects it.
+/// Migrates a machine of version 0.1 to the places of this version. This comes before anything else, because nothing is
+/// in the place that this version expects.
 pub(super) fn migrate(layout: &Layout, report: &mut dyn FnMut(&str)) -> Result<(), Error> {
     let refused = |failure: Failure| Refusal::of("migration from version 0.1", failure);
     let needed = migration::is_needed(layout);
     if needed.is_err() && !rustix::process::geteuid().is_root() {
-        // A caller who may not read the installation is refused by the command itself, which names who may.
+        // The command itself refuses a caller who cannot read the installation; it names the users who can.
         return Ok(());
     }
     if !needed.map_err(refused)? {
         return Ok(());
     }
-    // A migration that was killed has left entries of the service user's in the state, which it removes.
+    // A killed migration may have left entries of the service user in the state; the migration removes them.
     let layers = Layers::read(layout, Overrides::default()).map_err(refused)?;
     let service = layers.resolve().map_err(Error::Usage)?.service;
     let old = migration::lock_file(layout);
@@ -157,7 +157,7 @@ pub(super) fn migrate(layout: &Layout, report: &mut dyn FnMut(&str)) -> Result<(
     interrupt::shielded(|| migration::carry_out(layout, &service, &runner, report)).map_err(refused)
 }
 
-/// Chooses who renders the events of a run.
+/// Returns the renderer of the events of a run.
 pub(super) fn reporter(args: &ReportArgs) -> Box<dyn Subscriber> {
     let detail = if args.verbose { Detail::Full } else { Detail::Brief };
     match (args.format(), GitHub::detect()) {

@@ -1,4 +1,4 @@
-//! `doctor`: everything that may be wrong, why it matters, and the command that repairs it.
+//! `doctor`: the problems that it finds, why they matter, and the commands that repair them.
 
 use crate::cli::DoctorArgs;
 use crate::report::json;
@@ -81,7 +81,7 @@ fn one(finding: &Finding) -> [String; 3] {
     ]
 }
 
-/// Text from elsewhere, which may hold whole paragraphs, as one line.
+/// Returns text of other programs, which may contain several paragraphs, as one line.
 fn on_one_line(text: &str) -> String {
     harmless(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }

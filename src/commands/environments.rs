@@ -19,7 +19,7 @@ use refresh_system::text::{count, harmless_line, size};
 
 use super::{lock, open, refuse};
 
-/// What `env list --json` writes.
+/// The output of `env list --json`.
 #[derive(Debug, Serialize)]
 struct List {
     schema: u32,
@@ -31,9 +31,9 @@ struct List {
 struct Line {
     generation: GenerationName,
     state: Standing,
-    /// Whether `venv` leads to it.
+    /// Whether `venv` points to it.
     live: bool,
-    /// Whether it belongs to the pair that proved itself last.
+    /// Whether it belongs to the pair that passed the health check last.
     last_good: bool,
     digest: Option<String>,
     packages: Option<usize>,
@@ -45,7 +45,7 @@ struct Line {
     contamination: Option<Contamination>,
 }
 
-/// Does what `env …` asks for.
+/// Performs `env …`.
 pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Ended, Error> {
     let on = open(layout, "environments")?;
     let context = |failure| refuse(&on, "env", failure, "ladylinux-refresh env list");

@@ -1,5 +1,5 @@
-//! Whether an unattended run may deploy a commit. A person who returned to an earlier version, and a run that halted, hold
-//! theirs back. Reads status and mirror; changes nothing.
+//! Checks whether an unattended run may deploy a commit. A rollback by a person holds back the commit that it left; a
+//! halted run holds back its own. Reads status and mirror; changes nothing.
 
 use refresh_events::run_report::{HeldBack, HeldBy};
 use refresh_installation::installation::Installation;
@@ -9,8 +9,8 @@ use refresh_run::relay::spool::Spool;
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::error::Outcome;
 
-/// Returns what holds back the tip of `branch`; `None` if nothing does. `tip` is the tip if it is known already; otherwise the
-/// mirror fetches it, but only where anything is held back at all.
+/// Returns the record that holds back the tip of `branch`; `None` if there is none. `tip` is the tip if it is already
+/// known; otherwise the mirror fetches it, but only if any commit is held back.
 ///
 /// # Errors
 /// The remote cannot be reached, or the mirror cannot be read.
@@ -33,7 +33,7 @@ pub(super) fn find(
         on.mirror.release(run)?;
         tip
     };
-    // The deployed commit is deployed already: a run repairs what is around it.
+    // The deployed commit is already deployed: a run only repairs the rest of the installation.
     let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == tip);
     if is_deployed && observed.fence.is_none() {
         return Ok(None);
@@ -46,8 +46,8 @@ pub(super) fn find(
     Ok(None)
 }
 
-/// Returns what the halted run behind the fence holds back, from the events that it has left in memory: on a full or read-only
-/// disk it could not write that into the status. It is written now, if that is possible.
+/// Returns the commit that the halted run behind the fence holds back, from its events in memory: on a full or
+/// read-only disk, the run could not write it to the status. It is written now, if possible.
 fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
     let run = &observed.fence.as_ref()?.record()?.run;
     let held = Spool::of(&on.layout, run).report()?.held_back_by_halt(None)?;
@@ -58,7 +58,7 @@ fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
     Some(held)
 }
 
-/// A rollback withdraws the commits before the one that it left as well.
+/// Returns whether a record applies to `tip`: a rollback also withdraws the commits before the one that it left.
 fn applies(on: &Installation, held: &HeldBack, tip: &CommitId) -> Outcome<bool> {
     Ok(held.commit == *tip || held.by == HeldBy::Rollback && on.mirror.is_before(tip, &held.commit)?)
 }

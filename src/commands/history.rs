@@ -1,4 +1,4 @@
-//! `history`: the runs of the past.
+//! `history`: past runs.
 
 use std::io::{BufRead as _, BufReader};
 
@@ -29,7 +29,7 @@ use super::{run_id, wait};
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let context = |failure| Refusal::of("history", failure);
     check_there(layout).map_err(context)?;
-    // Asked before the runs are read: one that has just ended has its report by then.
+    // This is checked before the runs are read: a run that has just ended then has its report.
     let now = run_lock::held_by(&layout.lock_file()).map_err(context)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = run_id::resolve(layout, "history", name)?;
@@ -55,7 +55,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     Ok(Ended::Done)
 }
 
-/// One run; of one that changed nothing, and so has no record, its events as long as they are kept.
+/// Returns one run. A run that changed nothing has no record; it is read from its events while they are kept.
 fn one(layout: &Layout, run: RunId) -> Result<PastRun, Error> {
     let known = wait::check_known(layout, "history", &run);
     match (known, Spool::of(layout, &run).report()) {
@@ -66,7 +66,7 @@ fn one(layout: &Layout, run: RunId) -> Result<PastRun, Error> {
     }
 }
 
-/// Prints the log of a run, which hooks can have filled: no more than one line of it is held in memory.
+/// Prints the log of a run, which hooks may have made large: only one line of it is in memory at a time.
 fn print_log(layout: &Layout, run: &RunId) -> Result<Ended, Error> {
     wait::check_known(layout, "history", run)?;
     let refused = |failure| Refusal::of("history", failure);
@@ -110,13 +110,13 @@ fn show(layout: &Layout, run: &PastRun, now: Option<&RunId>, json: bool) {
     }
 }
 
-/// How wide the bar of the longest downtime is, in columns.
+/// The width of the bar of the longest downtime, in columns.
 const BAR: u64 = 12;
-/// From how many columns on a line has the bars, and from how many on the subjects of commits.
+/// The smallest widths in columns from which a line has the bars, and the subjects of commits.
 const WITH_BARS: usize = 100;
 const WITH_SUBJECTS: usize = 72;
 
-/// Lists runs of `all`, a line each; `now` is the one that is in progress.
+/// Lists runs of `all`, one per line; `now` is the run in progress.
 fn list(runs: &[PastRun], all: &[PastRun], now: Option<&RunId>, width: usize) {
     if runs.is_empty() {
         print_line("there were no runs yet");
@@ -144,12 +144,12 @@ fn list(runs: &[PastRun], all: &[PastRun], now: Option<&RunId>, width: usize) {
     }
 }
 
-/// Returns the downtime of a run, in milliseconds, unless earlier runs have a part in it.
+/// Returns the downtime of a run, in milliseconds, unless it also includes earlier runs.
 fn own_downtime(run: &PastRun) -> Option<u64> {
     run.report.as_ref().filter(|report| report.outage.is_none())?.downtime_ms
 }
 
-/// Returns the lines about a time without the service that spans several runs.
+/// Returns the lines about an outage that spans several runs.
 fn outage(run: &PastRun, all: &[PastRun], width: usize) -> Vec<String> {
     let Some(outage) = run.report.as_ref().and_then(|report| report.outage.as_ref()) else {
         return Vec::new();
@@ -159,7 +159,7 @@ fn outage(run: &PastRun, all: &[PastRun], width: usize) -> Vec<String> {
     fact("outage", &format!("{down}{} to run {end}", start.unwrap_or_default()), width)
 }
 
-/// Returns what the list shows of a run: time, result, downtime, commit, run ID, subject.
+/// Returns the columns of a run in the list: time, result, downtime, commit, run ID, subject.
 fn cells(run: &PastRun, all: &[PastRun], now: Option<&RunId>) -> [String; 6] {
     let id = distinct(&run.run, all).to_owned();
     let Some(report) = &run.report else {
@@ -170,24 +170,24 @@ fn cells(run: &PastRun, all: &[PastRun], now: Option<&RunId>) -> [String; 6] {
     let requested = report.requested.as_ref();
     let commit = requested.and_then(|requested| requested.commit.as_ref()).or(report.commit.as_ref());
     let subject = requested.and_then(|requested| requested.subject.as_deref()).unwrap_or_default();
-    // A run that was refused before it had a commit is described by its branch.
+    // A run that was refused before its commit was known is described by its branch.
     let (commit, subject) = match requested {
         Some(requested) if requested.commit.is_none() => {
             ("-".to_owned(), format!("branch {}", requested.branch))
         }
         _ => (commit.map_or("-", |commit| &commit.as_str()[..COMMIT]).to_owned(), harmless_line(subject)),
     };
-    // As wide for 97 ms as for 1.20 s: the columns after it stay where they are.
+    // The width is the same for 97 ms and 1.20 s: the columns after it are aligned.
     let down = report.down_ms().map_or_else(|| "-".to_owned(), |ms| format!("{:<6}", duration(ms)));
     [clock::to_the_minute(report.started_at), report.in_words(), down, commit, id, subject]
 }
 
-/// How many digits of a commit are shown.
+/// The number of shown digits of a commit.
 const COMMIT: usize = 7;
-/// How many letters of a run ID are shown if they are enough: date and time to the second.
+/// The number of shown letters of a run ID if they are unique: date and time to the second.
 const DISTINCT: usize = 15;
 
-/// Returns a beginning of a run ID that none of the other runs has.
+/// Returns a beginning of a run ID that no other run has.
 fn distinct<'a>(run: &'a RunId, runs: &[PastRun]) -> &'a str {
     let text = run.as_str();
     let start = text.get(..DISTINCT).unwrap_or(text);
@@ -195,7 +195,7 @@ fn distinct<'a>(run: &'a RunId, runs: &[PastRun]) -> &'a str {
     if alike > 1 { text } else { start }
 }
 
-/// Returns a bar as long as a downtime is, beside the longest one.
+/// Returns the bar of a downtime, in proportion to the longest one.
 fn bar(ms: u64, longest: u64) -> String {
     let columns = if longest == 0 { 0 } else { (ms * BAR).div_ceil(longest) };
     "█".repeat(usize::try_from(columns).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! `init`: brings a directory, or an existing installation, to the deployment contract. Never overwrites.
+//! `init`: sets up a directory, or an existing installation, for the deployment contract. Never overwrites.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use refresh_system::{clock, disk};
 
 use super::{lock, undo};
 
-/// Creates what is missing, and reports existing files as unchanged. All input is checked first, the remote and its branch
-/// included, so that a mistake leaves nothing behind.
+/// Creates the missing parts, and reports existing files as unchanged. All input is checked first, including the remote
+/// and its branch: a mistake leaves nothing behind.
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     if args.dry_run && migration::is_needed(layout).map_err(refusal)? {
         for line in migration::plan(layout) {
@@ -51,10 +51,10 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
         show(&host, layout).map_err(refusal)?;
         return Ok(Ended::Done);
     }
-    // Marked like a run's, so that the next command can end what a killed init left.
+    // Its processes are marked like those of a run: the next command can end the processes of a killed init.
     let runner = runner.for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
     let host = Host::new(layout, input, run.clone(), runner).map_err(refusal)?;
-    // The remote took its time, in which others could exchange what was checked.
+    // The check of the remote may take long, and other users could exchange the checked files meanwhile.
     trust::check(layout).map_err(refusal)?;
     let _lock = locked(layout, &run)?;
     let found = apply(&host).and_then(|()| manual_steps(&host, layout));
@@ -88,7 +88,7 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
         .map(|name| {
             toml::Value::String(name.clone())
                 .try_into()
-                // What the parser says lists those too that need no leave.
+                // The message of the parser also lists transports that need no permission.
                 .map_err(|_| {
                     Failure::new(format!("{name:?} is not a transport that can be allowed: http, git, file"))
                 })
@@ -96,7 +96,7 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
         .collect()
 }
 
-/// Takes the lock of the runs, which lies in the tool's own directory.
+/// Takes the run lock, which is in the tool's own directory.
 fn locked(layout: &Layout, run: &RunId) -> Result<refresh_installation::journal::run_lock::RunLock, Error> {
     disk::make_directory(&layout.state(), 0o755).map_err(refusal)?;
     lock(layout, "init", Some(run), &LockArgs { wait: Duration::ZERO })
@@ -135,7 +135,7 @@ fn print_manual_steps(found: &[Found]) {
     print_line("");
 }
 
-/// Shows what [`apply`] would do.
+/// Shows the effects of [`apply`].
 fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     let mut needed = 0;
     for step in host::steps(host) {

@@ -29,15 +29,15 @@ use super::held_back;
 use super::run_request::{RunRequest, answers, start_probe_beforehand};
 use super::{lock, settings, with_command_to_repeat};
 
-/// A run that happens in this process.
+/// A run in this process.
 pub(super) struct LocalRun {
-    /// Its name.
+    /// Its ID.
     pub(super) run: RunId,
     /// When it began, in UTC.
     pub(super) started_at: jiff::Timestamp,
-    /// Where its events go.
+    /// The receiver of its events.
     pub(super) events: Arc<Events>,
-    /// What those read who follow it.
+    /// The files for its followers.
     pub(super) spool: Spool,
 }
 
@@ -47,8 +47,8 @@ impl LocalRun {
         Self { run, started_at: clock::now(), events: Arc::new(Events::new(subscribers)), spool }
     }
 
-    /// Sends its events to those who follow it from now on. To be called by the holder of the run lock: before, nothing is
-    /// written. A spool that cannot be made is no reason not to refresh.
+    /// From now on, sends its events to followers. The holder of the run lock must call this: before that, nothing is
+    /// written. A failure to create the spool does not prevent the refresh.
     pub(super) fn open_spool(&self, layout: &Layout) {
         if let Ok(spooler) = Spooler::open(&self.spool) {
             self.events.subscribe(Box::new(spooler));
@@ -57,7 +57,7 @@ impl LocalRun {
         spool::prune(layout, &self.run);
     }
 
-    /// Writes for those who follow it that it has ended.
+    /// Writes its end for its followers.
     pub(super) fn end(&self, result: &Result<Ended, Error>) {
         if self.spool.is_there() {
             let code = result.as_ref().map_or_else(Error::code, |_| 0);
@@ -69,7 +69,7 @@ impl LocalRun {
         }
     }
 
-    /// Does the run that `request` describes.
+    /// Performs the run of `request`.
     pub(super) fn refresh(&self, layout: &Layout, request: &RunRequest) -> Result<Ended, Error> {
         let start = clock::monotonic();
         presence::check_there(layout)
@@ -93,7 +93,7 @@ impl LocalRun {
         done
     }
 
-    /// Does a run whose installation is open and whose lock is held.
+    /// Performs a run whose installation is open and whose lock is held.
     fn carry_out(&self, on: &Installation, request: &RunRequest, start: Instant) -> Result<Ended, Error> {
         let mut report = Report::new(self.run.clone(), request.command(), self.started_at);
         let checked = begin::preflight(&self.events, &mut report, start, || {
@@ -135,9 +135,9 @@ impl LocalRun {
     }
 }
 
-/// What preflight found.
+/// The result of preflight.
 enum Found {
-    /// Nothing has to be done. The models were verified if the settings require it.
+    /// Nothing must be done. The models were verified if the settings require it.
     AllThere { models: Option<ModelsSummary> },
     /// The commit to deploy is held back from this unattended run.
     Held(Box<HeldBack>),
@@ -158,14 +158,14 @@ impl Found {
     }
 }
 
-/// Preflight: what an interrupted run left is cleaned up, then everything is only read.
+/// Preflight: cleans up after an interrupted run; everything else is only read.
 fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target, Found)> {
     interrupt::check()?;
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
     start_probe_beforehand(on);
     let recovered = recover::recover(&on.layout, on.runner.events(), &Exchanges::of(on))?;
-    // This run holds the lock and has not begun: a run that the status has as in progress is not.
+    // This run holds the lock and has not begun, so a run in progress by the status file no longer exists.
     status_file::clear_current(&on.layout)?;
     bundle::remove_unpacked(&on.layout)?;
     keep_down(on)?;
@@ -182,7 +182,7 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
     if let Target::Latest(branch) = &target
         && on.settings.strict_order
     {
-        // Staging would find this out before the stop; without it, asking is all that can be done.
+        // Staging would find this before the stop; without staging, only a query of the remote is possible.
         on.check_source(branch)?;
     }
     let mut tip = None;
@@ -207,8 +207,8 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
 }
 
-/// Stops a service that a killed run left running behind the fence (RW-7.1a): whatever becomes of this run, that service has
-/// not passed its health check.
+/// Stops a service that a killed run left running behind the fence (RW-7.1a): independent of the result of this run,
+/// that service has not passed its health check.
 fn keep_down(on: &Installation) -> Outcome<()> {
     if on.is_fenced() && !on.service.is_all_down()? {
         on.runner.events().warn("the service was running behind the fence, unproved; it is stopped");

@@ -1,4 +1,4 @@
-//! `lock`: prints the lock of a definition in standard form, to be committed; resolves a new one on request.
+//! `lock`: prints the lock of a definition in standard form, for a commit; resolves a new one on request.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ use refresh_system::text::harmless_line;
 
 use super::{lock as take_lock, open_with, refuse};
 
-/// What `lock --json` writes.
+/// The output of `lock --json`.
 #[derive(Debug, Serialize)]
 struct LockOutput<'a> {
     schema: u32,
@@ -28,12 +28,12 @@ struct LockOutput<'a> {
     commit: &'a CommitId,
     #[serde(flatten)]
     lock: LockSummary,
-    /// What an upgrade changed, a line each.
+    /// The changes of an upgrade, one per line.
     changes: &'a [String],
     packages: &'a [Locked],
 }
 
-/// A lock with what it is the lock of.
+/// A lock, with its branch, its commit and the changes of an upgrade.
 struct Found {
     branch: BranchName,
     commit: CommitId,
@@ -45,7 +45,7 @@ struct Found {
 pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let on = open_with(layout, "lock", Overrides::default())?;
-    // Mirror and locks are a run's as well.
+    // Runs also use the mirror and the locks.
     let _lock = take_lock(layout, "lock", None, &LockArgs::default())?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
     let found = examine(&on, branch, args.upgrade).map_err(refused)?;

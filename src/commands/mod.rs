@@ -52,10 +52,10 @@ use refresh_system::error::Failure;
 use refresh_system::interrupt;
 use refresh_system::screen;
 
-/// Does what the command line asks for.
+/// Performs the command of the command line.
 ///
 /// # Errors
-/// Whatever ends the command badly; [`Error::code`] is the exit code.
+/// The failure of the command; [`Error::code`] is the exit code.
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     let needs_output = is_for_its_output(&cli.command);
     let ended = dispatch_to_command(cli)?;
@@ -129,8 +129,8 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
     }
 }
 
-/// Writes the cause of a command's end to standard error, and as JSON to standard output where the command writes JSON. A
-/// run has reported its end already.
+/// Writes the cause of a command's end to standard error, and as JSON to standard output if the command writes JSON. A
+/// run has already reported its end.
 pub fn report_error(error: &Error, root: Option<&Path>, json: Option<JsonForm>) {
     let layout = layout(root).unwrap_or_else(|_| Layout::below("/"));
     print_unless_reported(&layout, error);

@@ -1,4 +1,4 @@
-//! `plan`, and `run --dry-run`: what a run would do.
+//! `plan`, and `run --dry-run`: the effects of a run.
 
 use crate::bundle;
 use crate::cli::{LockArgs, PlanArgs, RunArgs, RunOptions, words};
@@ -25,15 +25,15 @@ use refresh_system::{clock, interrupt};
 use super::run_request::{again, bundle_options, choose_branch, usual_branch};
 use super::{lock, open_with, refuse};
 
-/// Shows what a run would do; changes nothing of the installation.
+/// Shows the effects of a run; changes nothing in the installation.
 pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> {
     args.options.normalize();
-    // Next commands have the arguments, so all have to be text.
+    // Next commands contain the arguments, so all of them must be text.
     words::of("plan", &args).map_err(Error::Usage)?;
     let branch = args.options.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let on = open_with(layout, "plan", args.options.overrides.clone())?
         .with_offline_source(bundle::offline_source(bundle_options(&args.options.bundle)));
-    // The mirror that it fills is a run's as well.
+    // Runs also use the mirror that it fills.
     let _lock = lock(layout, "plan", None, &LockArgs::default())?;
     let made = make(&on, branch, args.options.overrides.verify_models);
     let tidied = interrupt::shielded(|| bundle::remove_unpacked(layout));
@@ -50,7 +50,7 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> 
     Ok(if args.exit_code && made.changed { Ended::Findings } else { Ended::Done })
 }
 
-/// Returns the command after a refusal: the plan of the branch that a cause names, with its options, else `status`.
+/// Returns the command after a refusal: the plan of the branch in a cause, with its options, else `status`.
 fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
     let hints = failure.hints();
     let named = hints
@@ -60,7 +60,7 @@ fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
     let is_offline = args.options.bundle.bundle.is_some();
     let options = RunOptions { branch: None, ..args.options.clone() };
     match (named, words::of("plan", &PlanArgs { options, ..args.clone() })) {
-        // The cause has the branch as it is typed.
+        // The cause contains the branch in the form to type.
         (Some(branch), Ok(words)) if !branch.contains(' ') && !is_offline => {
             format!("{} {branch}", again(&words))
         }
@@ -85,7 +85,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
         let note = format!("{branch} brings nothing new, and the default branch of the remote is {default}");
         on.runner.events().note(&note);
     }
-    // Only where it is asked for here: reading every model takes too long for a plan.
+    // Only if it is requested on this command line: reading every model takes too long for a plan.
     if models.is_some()
         && let Some(summary) = refresh::models::verified(on, &incoming.commit)?
     {
@@ -96,7 +96,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     Ok(plan::build(&on.settings, &target, &observed, &incoming))
 }
 
-/// How many files, paths and local changes are named.
+/// The largest number of named files, paths and local changes.
 const NAMED: usize = 20;
 
 fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
@@ -139,13 +139,13 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
     screen::print_lines(&facts.lines);
 }
 
-/// Returns the downtime of the run that deployed what is deployed, in milliseconds.
+/// Returns the downtime of the run of the deployed version, in milliseconds.
 fn last_downtime(on: &Installation) -> Option<u64> {
     let run = status_file::read(&on.layout).deployed?.run;
     history::one(&on.layout, &run).ok()?.report?.downtime_ms
 }
 
-/// Returns the command that does what was planned, with the options of the plan.
+/// Returns the command that performs the plan, with its options.
 fn next(on: &Installation, plan: &Plan, options: &RunOptions) -> String {
     let is_named = options.bundle.bundle.is_none() && plan.branch != usual_branch(on);
     let branch = is_named.then(|| plan.branch.to_string());
@@ -175,7 +175,7 @@ fn verdict(plan: &Plan) -> String {
     format!("{branch}: {now} → {commit}{}", changes.unwrap_or_default())
 }
 
-/// Returns the effects of a refresh that brings no commit.
+/// Returns the effects of a refresh without a new commit.
 fn effects(plan: &Plan) -> Vec<String> {
     let mut effects = Vec::new();
     if !plan.drift.is_none() {

@@ -1,4 +1,5 @@
-//! `rollback --dry-run`: what a rollback would bring back, what it would not, or why it would be refused. Changes nothing.
+//! `rollback --dry-run`: the parts that a rollback would restore, those that it would not, or the reason of a refusal.
+//! Changes nothing.
 
 use crate::cli::{Format, RollbackArgs};
 use crate::report::json;
@@ -19,10 +20,10 @@ use refresh_system::text::{count, harmless_line};
 
 use super::{lock, open_with, refuse};
 
-/// How many commits and local changes are named.
+/// The largest number of named commits and local changes.
 const NAMED: usize = 10;
 
-/// Shows what a rollback to `run` would do.
+/// Shows the effects of a rollback to `run`.
 pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) -> Result<Ended, Error> {
     let on = open_with(layout, "rollback", Overrides::default())?;
     let _lock = lock(layout, "rollback --dry-run", None, &args.lock)?;
@@ -72,7 +73,7 @@ fn lines(on: &Installation, plan: &RollbackPlan, run: Option<&RunId>, width: usi
     facts.lines
 }
 
-/// Adds the first commits that are no longer deployed afterwards, and how many more there are.
+/// Adds the first commits that are no longer deployed afterwards, and the number of further ones.
 fn withdrawn(plan: &RollbackPlan, facts: &mut Facts) {
     let commits = plan.withdrawn.iter();
     let lines = commits.map(|it| format!("without {} {} ({})", it.id.short(), it.subject, it.author));
@@ -94,7 +95,7 @@ fn comes_back(plan: &RollbackPlan) -> String {
     format!("{files} of app/; the environment {environment}")
 }
 
-/// Adds what a rollback does not bring back.
+/// Adds the parts that a rollback does not restore.
 fn stays(plan: &RollbackPlan, facts: &mut Facts) {
     let data = if plan.migrations_that_stay.is_empty() {
         "the database and other data keep their content".to_owned()

@@ -10,7 +10,7 @@ use refresh_system::text::harmless_line;
 use super::run_request::RunRequest;
 use super::{run_process, unchanged, with_command_to_repeat};
 
-/// Refreshes an installation by the run of this name.
+/// Refreshes an installation with the run of this ID.
 pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Ended, Error> {
     let (place, report) = (args.place.clone(), args.report.clone());
     let request = RunRequest::of_run(args).map_err(Error::Usage)?;

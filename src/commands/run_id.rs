@@ -1,4 +1,4 @@
-//! The run that a user means: its ID, a unique beginning of it, `latest`, `-N`, or the run in progress.
+//! Finds the run that a user names: by its ID, a unique beginning of it, `latest`, `-N`, or the run in progress.
 
 use refresh_installation::exit::{Error, Refusal};
 use refresh_installation::journal::recover;
@@ -9,9 +9,9 @@ use refresh_settings::names::RunId;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::count;
 
-/// Returns the run that `text` stands for: `latest` and `-1` are the last run, `-2` is the one before. A text of which no
-/// run begins is read as an ID, since a run without a record may still have an output. So is every text if the caller may
-/// not list the runs. `during` is the command.
+/// Returns the run that `text` names: `latest` and `-1` are the last run, `-2` is the one before. A text with which no
+/// run begins is read as an ID, because a run without a record may still have an output. If the caller cannot list the
+/// runs, every text is read as an ID. `during` is the command.
 ///
 /// # Errors
 /// The text cannot be a run ID, or it fits no run or several.
@@ -19,10 +19,10 @@ pub(super) fn resolve(layout: &Layout, during: &str, text: &str) -> Result<RunId
     choose(during, text, recover::in_order(layout))
 }
 
-/// Returns the run with a stash that `text` stands for: `latest` and `-N` count the stashes. `during` is the command.
+/// Returns the run with a stash that `text` names: `latest` and `-N` count the stashes. `during` is the command.
 ///
 /// # Errors
-/// As [`resolve`].
+/// The errors of [`resolve`].
 pub(super) fn resolve_stash(layout: &Layout, during: &str, text: &str) -> Result<RunId, Error> {
     let stashes = recover::all(&layout.stashes()).and_then(|runs| recover::sorted(layout, runs));
     choose(during, text, stashes)
@@ -52,22 +52,22 @@ fn choose(during: &str, text: &str, runs: Outcome<Vec<RunId>>) -> Result<RunId, 
     }
 }
 
-/// Returns the run that `text` stands for; without a text the run in progress.
+/// Returns the run that `text` names; without a text the run in progress.
 ///
 /// # Errors
-/// As [`resolve`], or no run is in progress.
+/// The errors of [`resolve`], or no run is in progress.
 pub(super) fn resolve_or_current(layout: &Layout, during: &str, text: Option<&str>) -> Result<RunId, Error> {
     if let Some(text) = text {
         return resolve(layout, during, text);
     }
-    // A run writes the file in its preflight, which a detached one may not have begun.
+    // A run writes the file in its preflight, which may not have begun in a detached one.
     let current = status_file::read(layout).current.map(|current| current.run);
     current.or_else(|| spool::in_progress(layout)).ok_or_else(|| {
         Refusal::of(during, Failure::new("no run is in progress").command("ladylinux-refresh history", &[]))
     })
 }
 
-/// Returns how many runs back from the end a text counts; `None` for an ID.
+/// Returns the position from the end that a text names; `None` for an ID.
 fn back(text: &str) -> Option<usize> {
     if text == "latest" { Some(1) } else { text.strip_prefix('-')?.parse().ok() }
 }

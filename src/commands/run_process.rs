@@ -1,7 +1,7 @@
-//! Where a run happens: in this process, or in another one that this one starts and follows.
+//! The process of a run: this one, or a separate one that this one starts and follows.
 //!
-//! On a host with systemd it is always another one (`relay`), so that whatever becomes of the caller, the refresh goes
-//! on. The command line is checked here first, so that a mistake is reported at once.
+//! On a host with systemd it is always a separate one (`relay`): the refresh continues even if the caller ends. The
+//! command line is checked here first: a mistake is reported immediately.
 
 use crate::cli::{Format, PlaceArgs, ReportArgs};
 use refresh_host::host::presence;
@@ -24,7 +24,7 @@ use super::local_run::LocalRun;
 use super::run_request::RunRequest;
 use super::{open, print_unless_reported, reporter, settings};
 
-/// Has a run done where it belongs.
+/// Performs a run in the process where it belongs.
 pub(super) fn carry_out(
     layout: &Layout,
     request: &RunRequest,
@@ -49,12 +49,12 @@ pub(super) fn would_be_in_a_unit(layout: &Layout, args: &PlaceArgs) -> bool {
     args.worker.is_none() && !args.detach && start::in_units(layout)
 }
 
-/// Makes the name of a run that is requested now.
+/// Returns the ID of a run that is requested now.
 pub(super) fn new_name() -> RunId {
     RunId::new(clock::now(), std::process::id())
 }
 
-/// Does the run for others to follow. What has no event is written to standard error, which they read as well.
+/// Performs the run for followers. Output without an event goes to standard error, which they also read.
 fn as_worker(layout: &Layout, request: &RunRequest, run: RunId) -> Result<Ended, Error> {
     let local = LocalRun::new(layout, run, Vec::new());
     if local.spool.make().is_ok() {
@@ -68,7 +68,7 @@ fn as_worker(layout: &Layout, request: &RunRequest, run: RunId) -> Result<Ended,
     result.map_err(|error| Error::Reported(error.code()))
 }
 
-/// Starts the run in a separate process, and follows it unless it is to be detached.
+/// Starts the run in a separate process, and follows it unless it is detached.
 fn start_process(
     layout: &Layout,
     request: &RunRequest,
@@ -110,7 +110,7 @@ fn start_process(
     follow(Follower { layout, run, reporter, on_interrupt: OnInterrupt::Cancel, bus })
 }
 
-/// Refuses to start a run that would only find out that another one is in progress.
+/// Refuses to start a run that would only find another run in progress.
 fn check_unlocked(layout: &Layout) -> Result<(), Error> {
     match run_lock::held_by(&layout.lock_file()) {
         Ok(Some(holder)) => {
@@ -122,7 +122,8 @@ fn check_unlocked(layout: &Layout) -> Result<(), Error> {
     }
 }
 
-/// Reports a run whose beginning is not confirmed. Once systemd was asked for it, it may go on whatever becomes of this process.
+/// Reports a run whose beginning is not confirmed. After the request to systemd, the run may continue even if this
+/// process ends.
 fn start_failure(layout: &Layout, run: &RunId, why: StartError) -> Error {
     let failure = match why {
         StartError::Refused(failure) => return Refusal::of("preflight", failure),
@@ -141,7 +142,7 @@ fn start_failure(layout: &Layout, run: &RunId, why: StartError) -> Error {
     }))
 }
 
-/// Follows a run and passes on how it ended.
+/// Follows a run and returns its end.
 pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
     let (layout, run) = (follower.layout, follower.run.clone());
     match follower.follow() {
@@ -160,7 +161,7 @@ pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
     }
 }
 
-/// The state of the service, as far as the caller may read it.
+/// Returns the state of the service, as far as the caller can read it.
 pub(super) fn service_in_words(layout: &Layout) -> String {
     open(layout, "status").map_or_else(|_| "unknown".to_owned(), |on| on.service_in_words())
 }

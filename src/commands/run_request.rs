@@ -1,4 +1,4 @@
-//! A run or a rollback as it is requested: by the command line, and by the same command line of a worker.
+//! The request for a run or a rollback: the command line, and the same command line of a worker.
 
 use crate::bundle::BundleOptions;
 use crate::cli;
@@ -19,25 +19,25 @@ use refresh_source::work_tree;
 use refresh_system::error::Outcome;
 use refresh_system::text;
 
-/// A run or a rollback as it is requested.
+/// The request for a run or a rollback.
 pub(super) struct RunRequest {
     /// Its options that are settings.
     pub(super) overrides: Overrides,
     /// Whether it does nothing if nothing would change.
     pub(super) if_changed: bool,
-    /// Whether no person decided that the commit is to be deployed.
+    /// Whether no person decided to deploy the commit.
     pub(super) unattended: bool,
-    /// How it waits for another run.
+    /// The wait for another run.
     pub(super) lock: LockArgs,
-    /// The command that requests the same once more. How it reports and waits is left out.
+    /// The command that requests the same again, without the options of report and wait.
     pub(super) again: String,
-    /// What it takes instead of the network.
+    /// The bundle that it uses instead of the network.
     pub(super) bundle: Option<BundleOptions>,
     words: Vec<String>,
     aim: Aim,
 }
 
-/// What a run is requested for.
+/// The requested target of a run.
 enum Aim {
     /// The latest commit of a branch, or of the default one.
     Branch(Option<BranchName>),
@@ -46,10 +46,10 @@ enum Aim {
 }
 
 impl RunRequest {
-    /// Returns what the command line of `run` requests.
+    /// Returns the request of the command line of `run`.
     ///
     /// # Errors
-    /// The branch cannot be one, or a path is not UTF-8.
+    /// The branch is not a valid name, or a path is not UTF-8.
     pub(super) fn of_run(mut args: RunArgs) -> Outcome<Self> {
         args.options.normalize();
         let branch = args.options.branch.as_deref().map(BranchName::parse).transpose()?;
@@ -61,7 +61,7 @@ impl RunRequest {
         Ok(Self { overrides, if_changed: args.if_changed, unattended, bundle, ..new })
     }
 
-    /// Returns what the command line of `rollback` requests; `run` is the one that it names.
+    /// Returns the request of the command line of `rollback`; `run` is the run that it names.
     ///
     /// # Errors
     /// None: an ID is text.
@@ -76,7 +76,7 @@ impl RunRequest {
         Self { overrides, if_changed: false, unattended: false, lock, again, bundle: None, words, aim }
     }
 
-    /// Returns the command, as reports name it.
+    /// Returns the name of the command in reports.
     pub(super) fn command(&self) -> &'static str {
         match self.aim {
             Aim::Branch(_) => "run",
@@ -84,7 +84,7 @@ impl RunRequest {
         }
     }
 
-    /// Returns what the run makes, as far as that is known before its target.
+    /// Returns the kind of data that the run creates, as far as that is known before its target.
     pub(super) fn makes(&self) -> Makes {
         match self.aim {
             Aim::Branch(_) => Makes::New,
@@ -99,7 +99,7 @@ impl RunRequest {
         words
     }
 
-    /// Returns the target, once the installation is open.
+    /// Returns the target, when the installation is open.
     ///
     /// # Errors
     /// The bundle has another branch, or there is no earlier state to return to.
@@ -125,19 +125,19 @@ impl RunRequest {
     }
 }
 
-/// Returns a command line of this program as it is typed.
+/// Returns a command line of this program in the form to type.
 pub(super) fn again(words: &[String]) -> String {
     let words = words.iter().map(|word| text::quoted(word));
     ["ladylinux-refresh".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the bundle that the command line names, whose path is absolute.
+/// Returns the bundle of the command line, whose path is absolute.
 pub(super) fn bundle_options(args: &BundleArgs) -> Option<BundleOptions> {
     let (allow_older, allow_unrelated) = (args.allow_older, args.allow_unrelated);
     args.bundle.clone().map(|file| BundleOptions { file, allow_older, allow_unrelated })
 }
 
-/// The branch of the bundle, where there is one; else the one asked for, else the usual one.
+/// Returns the branch of the bundle if there is one, else the requested branch, else the usual one.
 pub(super) fn choose_branch(on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName> {
     match &on.offline {
         Some(source) => source.branch(on, asked),
@@ -145,21 +145,21 @@ pub(super) fn choose_branch(on: &Installation, asked: Option<BranchName>) -> Out
     }
 }
 
-/// The branch where none is named.
+/// Returns the branch that is used if none is named.
 pub(super) fn usual_branch(on: &Installation) -> BranchName {
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     on.settings.branch_to_follow(deployed)
 }
 
-/// Starts the unit that asks the service for its health, in the background. A socket in the file system is asked by the unit
-/// that reads the tree.
+/// Starts the unit of the health check in the background. For a socket in the file system, the unit that reads the tree
+/// sends the requests.
 pub(super) fn start_probe_beforehand(on: &Installation) {
     if probe::role(on.settings.probe.url.as_deref()) == Role::Probe {
         on.units.start_beforehand(Role::Probe);
     }
 }
 
-/// Asks the running service once, as step 5 would: one that runs and does not answer is not right.
+/// Sends one request to the running service, like step 5: a service that runs and does not answer is not up to date.
 pub(super) fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
     let env_file = on.env_file()?;
     let deployed = Deployment::read(&on.layout).ok().flatten();

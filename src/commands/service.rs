@@ -17,7 +17,7 @@ use refresh_system::text::{harmless_line, quoted};
 
 use super::{open, refuse, service_restart, warn};
 
-/// Does what `service …` asks for.
+/// Performs `service …`.
 pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
     let during = match command {
         ServiceCommand::Start => "service start",
@@ -74,10 +74,10 @@ fn stop(on: &Installation) -> Outcome<()> {
     Ok(())
 }
 
-/// How often new lines are read.
+/// The interval of reads of new lines.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Prints the last lines of the log and each new one, until a signal arrives or the reader of the output goes.
+/// Prints the last lines of the log and each new one, until a signal arrives or the reader of the output ends.
 fn follow(on: &Installation, lines: usize) -> Outcome<()> {
     let mut place = None;
     loop {
@@ -92,7 +92,8 @@ fn follow(on: &Installation, lines: usize) -> Outcome<()> {
     }
 }
 
-/// Names the socket units that start a stopped service with the next connection. The fence keeps them from it.
+/// Returns warnings with the socket units that start a stopped service with the next connection. The fence prevents
+/// that.
 fn starts_again(on: &Installation, layout: &Layout) -> Vec<String> {
     let is_fenced = fence::read(layout).is_ok_and(|fence| fence.is_some());
     let sockets = if is_fenced { Vec::new() } else { on.service.sockets().unwrap_or_default() };
@@ -107,7 +108,7 @@ fn starts_again(on: &Installation, layout: &Layout) -> Vec<String> {
     .collect()
 }
 
-/// Is the embedded supervisor, until its service has ended.
+/// Runs the embedded supervisor until its service has ended.
 pub(super) fn supervise(layout: &Layout) -> Result<Ended, Error> {
     supervisor::run_supervisor(layout).map_err(|failure| Refusal::of("supervise", failure))?;
     Ok(Ended::Done)

@@ -23,7 +23,7 @@ use super::{lock, print_error, refuse, warn};
 /// The command, for errors.
 const DURING: &str = "service restart";
 
-/// Restarts the service, and reports how long it was down. A service that fails its health check stays as it is, and the
+/// Restarts the service, and reports its downtime. A service that fails its health check stays unchanged, and the
 /// command ends with exit code 5.
 pub(super) fn restart(on: &Installation) -> Result<Ended, Error> {
     let context = |failure| refuse(on, DURING, failure, "ladylinux-refresh status");
@@ -66,7 +66,7 @@ fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
     probe::resolve(settings, &on.env_file()?, deployed.as_ref())
 }
 
-/// Records the units that systemd stops together with the service, so that they are started again with it.
+/// Records the units that systemd stops together with the service. They are started again with it.
 fn note_others(on: &Installation) -> Outcome<()> {
     let found = on.service.others()?;
     let name = RunId::new(clock::now(), std::process::id());

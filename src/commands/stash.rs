@@ -1,4 +1,4 @@
-//! `stash`: previous trees that hold local changes, and the way back.
+//! `stash`: previous trees with local changes, and their restoration.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -22,10 +22,10 @@ use refresh_system::text::{count, harmless, harmless_line, size};
 
 use super::{lock, open, refuse, run_id};
 
-/// How many changes `stash show` names.
+/// The largest number of changes in `stash show`.
 const NAMED: usize = 200;
 
-/// Does what `stash …` asks for.
+/// Performs `stash …`.
 pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
     let on = open(layout, "stash")?;
     let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
@@ -73,7 +73,7 @@ fn list_line(record: &StashRecord) -> String {
     format!("{}  {at}  {}, {}", record.run, summary(record), size(record.size))
 }
 
-/// Describes a stash in a few words.
+/// Returns a short description of a stash.
 fn summary(record: &StashRecord) -> String {
     let changes = &record.changes;
     let mut parts = Vec::new();
@@ -117,7 +117,7 @@ fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<()> {
     Ok(())
 }
 
-/// Writes what was found in the tree, and what to type next.
+/// Writes the changes of the tree, and the next command.
 fn describe(on: &Installation, record: &StashRecord) {
     let changes = &record.changes;
     print_line(&format!("kept       {}", clock::in_words(record.at)));
@@ -162,7 +162,7 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     Ok(())
 }
 
-/// Leaves out what a shell's completion puts before a name: `./`.
+/// Removes the prefix `./` that a shell's completion adds to a name.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }

@@ -1,4 +1,4 @@
-//! `status`: what is deployed, local changes now, service, fence, last run.
+//! `status`: the deployed version, present local changes, service, fence, last run.
 
 use serde::Serialize;
 
@@ -27,27 +27,27 @@ use refresh_system::text::{count, duration, harmless_line};
 
 use super::{open, refuse};
 
-/// What `status --json` writes.
+/// The output of `status --json`.
 #[derive(Debug, Serialize)]
 struct Status {
     schema: u32,
     deployed: Option<Deployment>,
-    /// The commit that `app/` is at, whether or not it proved itself.
+    /// The commit of `app/`, even if it has not passed a health check.
     commit: Option<CommitId>,
     generation: Option<GenerationName>,
     environment: std::path::PathBuf,
-    /// The lock that it was built from.
+    /// The lock from which it was built.
     lock: Option<LockSummary>,
-    /// The digest of what is installed in it.
+    /// The digest of its installed files.
     digest: Option<String>,
-    /// What was changed in it by hand.
+    /// The manual change in it.
     contamination: Option<Contamination>,
     /// The interpreter that the environment was built with, if that no longer exists.
     lost_interpreter: Option<std::path::PathBuf>,
-    /// The default branch of the remote, where that is another than the followed one, which has brought nothing newer.
+    /// The default branch of the remote, if the followed branch is a different one and has nothing newer.
     default_branch: Option<String>,
     service: run_report::Service,
-    /// What the kernel answers if the service runs and no process takes connections at its URL.
+    /// The error of the kernel if the service runs and no process accepts connections at its URL.
     no_listener: Option<String>,
     fence: Option<String>,
     #[serde(skip)]
@@ -61,7 +61,7 @@ struct Status {
     way_out: Option<String>,
     drift: LocalChanges,
     running_now: Option<RunId>,
-    /// The run that is in progress by the status file; where `running_now` is none, it was killed.
+    /// The run that is in progress by the status file; if `running_now` is none, it was killed.
     current: Option<Current>,
     last_run: Option<Report>,
     last_request: Option<LastRequest>,
@@ -89,9 +89,9 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
         Some(live) => on.environments().lock_of(live)?.map(|lock| lock.summary()),
         None => None,
     };
-    // Only its owner can look at the lock; everybody can see the process.
+    // Only the owner can inspect the lock; all users can see the process.
     let running_now = holder.or_else(|| file.running_now());
-    // A caller who may not list the runs sees the rest.
+    // A caller who cannot list the runs gets the rest.
     let unproved = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
     let probe = on.probe()?;
     let service = on.service_report(Some(probe.url.clone()));
@@ -126,15 +126,15 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     })
 }
 
-/// Returns the default branch that the remote had at the last fetch, if the followed branch is another one and the deployed
-/// commit was its latest. A mirror that cannot be read is a matter of `doctor`.
+/// Returns the default branch that the remote had at the last fetch, if the followed branch is a different one and the
+/// deployed commit was its latest. A mirror that cannot be read is a matter of `doctor`.
 fn default_branch(on: &Installation, deployed: Option<&Deployment>) -> Option<String> {
     let pair = deployed?;
     let followed = on.settings.branch_to_follow(Some(pair.branch.clone()));
     on.mirror.default_instead_of(&followed, &pair.commit).ok().flatten()
 }
 
-/// The run in progress with the very part that is in hand, which only its journal has.
+/// Returns the run in progress with its present part, which only its journal contains.
 fn in_detail(on: &Installation, current: Current) -> Current {
     let journal = store::read(&on.layout.run(&current.run)).ok().flatten();
     let phase = journal.and_then(|read| read.last_phase()).unwrap_or(current.phase);
@@ -219,7 +219,7 @@ fn show(on: &Installation, status: &Status) {
     screen::print_lines(&facts.lines);
 }
 
-/// Returns the command that comes next; `None` if nothing has to be done.
+/// Returns the next command; `None` if nothing must be done.
 fn next(on: &Installation, status: &Status) -> Option<String> {
     if let Some(run) = &status.running_now {
         return Some(on.as_typed(&format!("ladylinux-refresh wait {run}")));
@@ -247,7 +247,7 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         .or_else(|| status.no_listener.as_ref().map(|_| on.as_typed("ladylinux-refresh doctor")))
 }
 
-/// Adds the deployed commit, and the one that `app/` is at if that is another.
+/// Adds the deployed commit, and the commit of `app/` if it is different.
 fn commits(on: &Installation, status: &Status, facts: &mut Facts) {
     let titled = |commit: &CommitId, run: Option<&RunId>| {
         let report = run.and_then(|run| history::one(&on.layout, run).ok()?.report);
@@ -306,7 +306,7 @@ fn fence(status: &Status, facts: &mut Facts) {
     }
 }
 
-/// Adds that a person has removed the fence of a failed run, and what can be done.
+/// Adds that a person has removed the fence of a failed run, and the possible next step.
 fn unfenced(on: &Installation, status: &Status, facts: &mut Facts) {
     let Some(report) = &status.unproved else { return };
     let part = report.error.as_ref().map(|error| format!(" at {}", error.phase)).unwrap_or_default();
@@ -320,7 +320,7 @@ fn unfenced(on: &Installation, status: &Status, facts: &mut Facts) {
 
 /// Returns the run that was killed before it could report its end.
 fn killed(status: &Status) -> Option<&Current> {
-    // Checked after the lock: a process that lives on has just finished.
+    // This is checked after the lock: a process that still lives has just finished.
     let of_the_past = || status.current.as_ref().filter(|current| !current.process.is_alive());
     if status.running_now.is_none() { of_the_past() } else { None }
 }
@@ -374,7 +374,7 @@ fn request_in_words(request: &LastRequest) -> String {
     format!("{branch}at {at} {word}{why}")
 }
 
-/// How many local changes are named.
+/// The largest number of named local changes.
 const NAMED: usize = 10;
 
 fn local_changes(local: &LocalChanges, facts: &mut Facts) {

@@ -1,7 +1,7 @@
-//! `run --if-changed` where nothing has changed: answered without a unit for the run, since there is no run.
+//! `run --if-changed` if nothing has changed: answered without a unit for the run, because there is no run.
 //!
-//! The remote is asked while everything else is read. Nothing is written but the events of the answer. Where anything is not
-//! as it should be, or cannot be read, a run finds out and reports it.
+//! The remote is queried while everything else is read. Only the events of the answer are written. If anything is not
+//! up to date, or cannot be read, a run determines and reports it.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ use super::local_run::LocalRun;
 use super::run_request::{RunRequest, start_probe_beforehand};
 use super::{reporter, settings};
 
-/// What is found where nothing has changed.
+/// The findings if nothing has changed.
 struct UpToDate {
-    /// What was found if the settings require that models are verified.
+    /// The findings on the models, if the settings require their verification.
     models: Option<ModelsSummary>,
 }
 
-/// Answers, where nothing has changed; returns `None` if a run has to find out.
+/// Answers if nothing has changed; returns `None` if a run is necessary.
 pub(super) fn answer(
     layout: &Layout,
     request: &RunRequest,
@@ -61,8 +61,7 @@ pub(super) fn answer(
     Some(Ended::Done)
 }
 
-/// Reads everything that a run would find; returns `None` if something is not as it
-/// should be.
+/// Reads everything that a run would find; returns `None` if something is not up to date.
 fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let is_under_way = status_file::read(&on.layout).current.is_some();
     if on.is_fenced() || is_under_way || trust::ignored(&on.layout).is_some() {
@@ -71,7 +70,7 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let (mirror, branch) = (on.mirror.clone(), target.branch().clone());
     let tip = std::thread::spawn(move || mirror.remote_tip(&branch));
     confinement::check(on)?;
-    // The remote takes longest: no more than one unit starts beside the one that asks it.
+    // The query of the remote takes longest: only one other unit starts beside its unit.
     on.units.start_beforehand(Role::Inspect);
     let observed = Observed::of(on)?;
     on.units.start_beforehand(Role::Build);
@@ -83,7 +82,7 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let Some(deployed) = &observed.deployed else { return Ok(None) };
     let incoming = Incoming::deployed(on, &observed, &deployed.commit)?;
     let is_up_to_date = incoming.is_some_and(|incoming| incoming.is_up_to_date(target, &observed));
-    // Preflight has asked the service for its health.
+    // Preflight has already checked the health of the service.
     if !is_up_to_date {
         return Ok(None);
     }

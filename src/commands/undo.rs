@@ -1,4 +1,4 @@
-//! `init --undo`: removes what this program added, and lists it.
+//! `init --undo`: removes everything that this program added, and lists it.
 
 use std::time::Duration;
 

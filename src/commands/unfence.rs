@@ -23,7 +23,7 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         print_line("the service is not fenced");
         return Ok(Ended::Done);
     };
-    // A run that was killed may have left two versions in app/.
+    // A killed run may have left two versions in app/.
     for run in recover::all(&layout.runs()).map_err(context)? {
         Exchanges::of(&on).complete(&run).map_err(context)?;
     }
@@ -31,7 +31,7 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         print_line(&format!("warning: {}", harmless_line(&warning)));
     }
     fence::lower(layout).map_err(context)?;
-    // It would end by itself within a second; until then visitors would still read of the fence.
+    // It would end by itself within a second, but until then visitors would still see the page of the fence.
     on.service.end_page().map_err(context)?;
     if let Some(record) = standing.record() {
         print_line(&format!("the fence of run {} is down", record.run));

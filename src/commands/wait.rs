@@ -21,7 +21,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
         let on_interrupt = OnInterrupt::Leave;
         return run_process::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
     }
-    // Its events are gone; its report is not.
+    // Its events no longer exist, but its report does.
     check_known(layout, "wait", &run)?;
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
     let Some(report) = past.report else {
@@ -33,7 +33,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
     if code == 0 { Ok(Ended::Done) } else { Err(Error::Reported(code)) }
 }
 
-/// Refuses a run of which nothing is kept.
+/// Refuses a run without any kept data.
 pub(super) fn check_known(layout: &Layout, during: &str, run: &RunId) -> Result<(), Error> {
     let failure = match disk::is_directory(&layout.run(run)) {
         Ok(true) => return Ok(()),

@@ -1,7 +1,8 @@
-//! What visitors get while the service is fenced: a small server on the sockets of the service answers every request with
-//! 503, as a page or as JSON. systemd starts it as a unit of its own (`ladylinux-refresh-page.service`), which may only read.
+//! The answer to visitors while the service is fenced: a small server on the sockets of the service answers every
+//! request with 503, as a page or as JSON. systemd starts it as a separate unit (`ladylinux-refresh-page.service`),
+//! which may only read.
 //!
-//! It takes the sockets that it inherits and opens their gate, reads the fence, and writes to connections; it touches nothing
+//! It uses the inherited sockets and opens their gate, reads the fence, and writes to connections; it changes nothing
 //! else.
 
 mod notice;
@@ -17,10 +18,10 @@ use refresh_system::interrupt;
 
 use server::Server;
 
-/// The name of the hidden command that is the server.
+/// The name of the hidden command of the server.
 pub const COMMAND: &str = "answer-while-fenced";
 
-/// Answers on the inherited sockets until SIGTERM comes, or the fence at `fence` is down.
+/// Answers on the inherited sockets until SIGTERM arrives, or the fence at `fence` is down.
 ///
 /// # Errors
 /// No socket is inherited, or the kernel refuses to wait for connections.

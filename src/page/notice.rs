@@ -1,5 +1,6 @@
-//! What the answers show: fields of the fence's record that cannot hold anything of others (a step, a time, a commit, the
-//! name of a run), and fixed sentences. Causes, which may quote programs, are not shown. It reads the fence.
+//! The content of the answers: fixed sentences, and fields of the fence's record that cannot contain text of other
+//! programs (a step, a time, a commit, a run ID). Causes are not shown, because they may quote programs. It reads the
+//! fence.
 
 use std::path::Path;
 
@@ -13,13 +14,13 @@ use refresh_system::{clock, disk};
 
 use super::request::{Form, Request};
 
-/// How many bytes of a fence are read.
+/// The largest number of bytes of a fence that are read.
 const LIMIT: u64 = 64 * 1024;
 
 /// The version of the answer for programs.
 const SCHEMA: u32 = 1;
 
-/// The page, with places for the facts.
+/// The page, with placeholders for the facts.
 const PAGE: &str = include_str!("page.html");
 
 /// The fields of a fence that are shown.
@@ -31,7 +32,7 @@ struct Shown {
     halt: Option<Halt>,
 }
 
-/// Why there is no application just now.
+/// The reason why the application is not available at this time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Notice(Option<Shown>);
 
@@ -49,12 +50,12 @@ struct Json<'a> {
     retry_after: u32,
 }
 
-/// What a state of the fence means to visitors.
+/// The meaning of a state of the fence for visitors.
 struct Words {
     state: &'static str,
     title: &'static str,
     message: &'static str,
-    /// When to ask again, in seconds.
+    /// The time until the next request, in seconds.
     retry_after: u32,
 }
 
@@ -79,11 +80,11 @@ const STOPPED: Words = Words {
     retry_after: 60,
 };
 
-/// What to type on the host.
+/// The command to type on the host.
 const NEXT: &str = "ladylinux-refresh run";
 
 impl Notice {
-    /// Reads the fence. One that cannot be read stands all the same.
+    /// Reads the fence. An unreadable one still stands.
     pub(super) fn read(fence: &Path) -> Self {
         let bytes = disk::read_at_most(fence, LIMIT).ok().flatten();
         Self(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
@@ -162,7 +163,7 @@ fn in_words(phase: Phase) -> String {
     }
 }
 
-/// Returns the response to something that is no request, or no request of ours.
+/// Returns the response to input that is not a request, or not a supported one.
 pub(super) fn refusal(status: &str) -> Vec<u8> {
     response(status, "text/plain", "", &format!("{status}\n"), false)
 }

@@ -1,4 +1,5 @@
-//! What the server reads of a request: whether it is one, whether its body is wanted, and in which form.
+//! Reads a request as far as the server needs it: whether it is a request, whether the client wants a body, and in
+//! which form.
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,18 +13,18 @@ pub(super) enum Form {
 /// A request, as far as the answer depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
-    /// In which form the client wants the answer.
+    /// The form of the answer that the client wants.
     pub(super) form: Form,
     /// Whether the client wants no body (`HEAD`).
     pub(super) is_head: bool,
 }
 
 impl Request {
-    /// The request of a client that did not finish one.
+    /// The request of a client that did not complete one.
     pub(super) const UNKNOWN: Self = Self { form: Form::Html, is_head: false };
 }
 
-/// What has been received so far.
+/// The data that was received so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
     /// The beginning of a request.
@@ -41,7 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Received {
     let bytes = &bytes[begin..];
     match bytes.first() {
         None => return Received::Part,
-        // TLS, or another protocol, which may never end a line.
+        // This is TLS, or another protocol, which may never end a line.
         Some(first) if !first.is_ascii_alphabetic() => return Received::Malformed,
         Some(_) => {}
     }

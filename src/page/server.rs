@@ -1,7 +1,8 @@
-//! The server: one thread, which waits for all connections at once. A client that is slow holds up no other: when there are
-//! too many, the oldest gets its answer before it has asked, since every answer is the same.
+//! The server: one thread, which waits for all connections at the same time. A slow client does not delay others. If
+//! there are too many connections, the oldest gets its answer before its request is complete, since every answer is the
+//! same.
 //!
-//! It reads from connections and writes to them, with limits on size, time and number; it touches nothing else.
+//! It reads from connections and writes to them, with limits on size, time and number; it changes nothing else.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,21 +17,21 @@ use super::request::{self, Received, Request};
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Outcome};
 
-/// How long the header of a request may be, in bytes.
+/// The largest size of the header of a request, in bytes.
 const HEADER: usize = 8 * 1024;
-/// How many connections are open at a time.
+/// The largest number of open connections.
 const CONNECTIONS: usize = 256;
-/// How many connections are accepted before those that are open go on.
+/// The number of connections that are accepted before the open ones continue.
 const ACCEPTED: usize = 64;
-/// How long a client may take to ask, and then to take the answer.
+/// The time limit of a client for its request, and then for receiving the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long both may take when the server is asked to end.
+/// The time limit for both after the request to end the server.
 const LAST: Duration = Duration::from_secs(1);
-/// How often their connections are served then, at least.
+/// The longest interval between services of the connections after that.
 const LAST_TICK: Duration = Duration::from_millis(10);
-/// How often the fence is checked.
+/// The interval of checks of the fence.
 const TICK: Duration = Duration::from_millis(500);
-/// How many bytes are read at once.
+/// The number of bytes that are read at once.
 const CHUNK: usize = 4096;
 
 /// The server on some listening sockets.
@@ -38,33 +39,33 @@ const CHUNK: usize = 4096;
 pub(super) struct Server {
     listeners: Vec<OwnedFd>,
     fence: PathBuf,
-    /// Can be read from when the server is to end.
+    /// Becomes readable when the server must end.
     wake_up: OwnedFd,
-    /// How long a client may take to ask, and then to take the answer.
+    /// The time limit of a client for its request, and then for receiving the answer.
     patience: Duration,
-    /// The oldest first.
+    /// The open connections, the oldest first.
     open: Vec<Connection>,
 }
 
 impl Server {
-    /// Makes a server, which does not answer yet.
+    /// Returns a server that does not answer yet.
     pub(super) fn new(listeners: Vec<OwnedFd>, fence: &Path, wake_up: OwnedFd) -> Self {
         Self { listeners, fence: fence.to_path_buf(), wake_up, patience: PATIENCE, open: Vec::new() }
     }
 
-    /// Answers until it is asked to end, or the fence is down. Connections that were accepted get their answer; the others
+    /// Answers until the request to end, or until the fence is down. Accepted connections get their answer; the others
     /// stay in the backlog.
     ///
     /// # Errors
     /// The kernel refuses to wait for connections, or to accept them.
     pub(super) fn run(mut self) -> Outcome<()> {
         for listener in &self.listeners {
-            // A program that had it before may have set it to block.
+            // A program that used it before may have set it to blocking mode.
             rustix::io::ioctl_fionbio(listener, true).context(|| "cannot use a socket".to_owned())?;
         }
         loop {
             let is_asked_to_end = self.wait()?;
-            // What cannot be examined stands: see `fence::read`.
+            // A fence that cannot be examined counts as standing: see `fence::read`.
             if is_asked_to_end || matches!(self.fence.try_exists(), Ok(false)) {
                 break;
             }
@@ -74,15 +75,15 @@ impl Server {
         self.finish()
     }
 
-    /// Waits until a connection can go on, a deadline passes, or it is time to check the fence. Returns `true` if the server
-    /// is asked to end.
+    /// Waits until a connection can continue, a deadline passes, or it is time to check the fence. Returns `true` on a
+    /// request to end the server.
     fn wait(&self) -> Outcome<bool> {
         let now = clock::monotonic();
         let next = self.open.iter().map(|one| one.deadline.saturating_duration_since(now)).min();
         self.poll(&[&self.wake_up], next.map_or(TICK, |next| next.min(TICK)))
     }
 
-    /// Waits at most for `limit`; returns whether `wake_up` can be read from.
+    /// Waits at most for `limit`; returns whether `wake_up` is readable.
     fn poll(&self, wake_up: &[&OwnedFd], limit: Duration) -> Outcome<bool> {
         let limit = Timespec::try_from(limit).context(|| "a deadline is too far away".to_owned())?;
         let listeners = wake_up.iter().copied().chain(&self.listeners);
@@ -104,11 +105,11 @@ impl Server {
                         }
                         self.open.push(Connection::new(socket, self.patience));
                     }
-                    // The client has gone away again (accept(2) names what else that may be).
+                    // The client has closed the connection again (accept(2) lists other causes).
                     Err(
                         Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH,
                     ) => {}
-                    // None is left, or want of descriptors or memory passes when connections end.
+                    // No connection waits, or a lack of descriptors or memory will end when connections end.
                     Err(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => break,
                     Err(error) => return Err(error).context(|| "cannot accept connections".to_owned()),
                 }
@@ -117,13 +118,13 @@ impl Server {
         Ok(())
     }
 
-    /// Lets every connection go on as far as it can.
+    /// Lets every connection continue as far as possible.
     fn serve(&mut self) {
         let fence = &self.fence;
         self.open.retain_mut(|one| one.go_on(fence));
     }
 
-    /// Answers what has been accepted, without accepting more.
+    /// Answers the accepted connections, without accepting more.
     fn finish(mut self) -> Outcome<()> {
         let end = clock::monotonic() + LAST;
         self.listeners.clear();
@@ -139,14 +140,15 @@ impl Server {
     }
 }
 
-/// How far a connection is.
+/// The progress of a connection.
 #[derive(Debug)]
 enum State {
-    /// The client asks: what it has sent so far.
+    /// The client sends its request: the bytes so far.
     Asking(Vec<u8>),
-    /// The client takes the answer: what is left of it.
+    /// The client receives the answer: the remaining bytes.
     Taking(Vec<u8>),
-    /// The client has its answer, and what it still sends is dropped: to close now would take the answer away from it.
+    /// The client has its answer, and further data of the client is dropped: closing the connection now could destroy
+    /// the answer.
     Leaving,
 }
 
@@ -170,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// Goes on as far as possible without waiting; returns `false` when the connection is to be closed.
+    /// Continues as far as possible without waiting; returns `false` if the connection must be closed.
     fn go_on(&mut self, fence: &Path) -> bool {
         if clock::monotonic() >= self.deadline {
             return self.time_out();
@@ -213,7 +215,7 @@ impl Connection {
         }
     }
 
-    /// Begins to give an answer, where there is one.
+    /// Begins to send an answer, if there is one.
     fn give(&mut self, answer: Option<Vec<u8>>) {
         if let Some(answer) = answer {
             self.state = State::Taking(answer);
@@ -221,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// Ends a connection whose time is over, with an answer where the client has begun to ask.
+    /// Ends a connection after its time limit, with an answer if the client has begun its request.
     fn time_out(&mut self) -> bool {
         match &self.state {
             State::Asking(bytes) if !bytes.is_empty() => {
@@ -232,7 +234,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection, with the answer where the client has none yet, as far as the kernel takes it at once.
+    /// Closes the connection. If the client has no answer yet, sends as much of it as the kernel accepts immediately.
     fn answer_at_once(self, fence: &Path) {
         let bytes = match self.state {
             State::Asking(_) => Notice::read(fence).response(Request::UNKNOWN),
@@ -244,7 +246,7 @@ impl Connection {
     }
 }
 
-/// Receives a chunk; returns `true` if the client sends no more.
+/// Receives a chunk; returns `true` if the client has ended its data.
 fn receive(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool, Errno> {
     let mut chunk = [0; CHUNK];
     let (count, _) = recv(socket, &mut chunk, RecvFlags::empty())?;
@@ -252,7 +254,7 @@ fn receive(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool, Errno> {
     Ok(count == 0)
 }
 
-/// Returns the answer to what a client has sent; `None` while it has not asked.
+/// Returns the answer to the data of a client; `None` while its request is incomplete.
 fn answer(bytes: &[u8], is_over: bool, fence: &Path) -> Option<Vec<u8>> {
     match request::read(bytes) {
         Received::Complete(request) => Some(Notice::read(fence).response(request)),

@@ -1,4 +1,4 @@
-//! Why a command failed, for people; and as one JSON object on standard output, for commands with `--json`.
+//! The failure of a command, for people, and as one JSON object on standard output for commands with `--json`.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use refresh_installation::exit::{Error, Refusal};
 use refresh_installation::journal::run_lock::Holder;
 use refresh_system::clock;
 
-/// What a command with `--json` writes if it fails (`docs/error.schema.json`).
+/// The output of a command with `--json` if it fails (`docs/error.schema.json`).
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ErrorObject {
     schema: u32,
@@ -17,21 +17,21 @@ pub struct ErrorObject {
 /// The parts of an error.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Explained {
-    /// The step that failed; none for a wrong command line or configuration.
+    /// The step that failed; `None` for a wrong command line or configuration.
     pub(super) step: Option<String>,
-    /// What happened: the outermost sentence first, the root cause last.
+    /// The causes: the outermost sentence first, the root cause last.
     pub(super) cause: Vec<String>,
     /// The state of the service.
     pub(super) service: String,
-    /// What may help, the closest to the cause first.
+    /// The hints, the closest to the cause first.
     pub(super) hints: Vec<String>,
     /// The command to type next.
     pub(super) next: String,
 }
 
 impl Explained {
-    /// Returns the parts of what ended a command; `None` if its output has the end already, or if nothing failed.
-    /// `typed` turns a command of this program into what has to be typed for the installation at hand.
+    /// Returns the parts of the error that ended a command; `None` if its output already contains the error, or if
+    /// nothing failed. `typed` converts a command of this program to the form to type for this installation.
     pub(super) fn new(error: &Error, typed: impl Fn(&str) -> String) -> Option<Self> {
         let (step, cause, service, hints, next) = match error {
             Error::Run(_) | Error::Reported(_) | Error::Detached { .. } => return None,
@@ -66,7 +66,7 @@ impl Explained {
     }
 }
 
-/// Returns who holds the lock of the runs.
+/// Returns a description of the holder of the run lock.
 fn described(holder: Option<&Holder>) -> String {
     let Some(holder) = holder else { return "another run is in progress".to_owned() };
     let run = holder.run.as_ref().map(|run| format!(" {run}")).unwrap_or_default();
@@ -75,14 +75,14 @@ fn described(holder: Option<&Holder>) -> String {
 }
 
 impl ErrorObject {
-    /// Returns the object of what ended a command; `None` if its output has the end already, or if nothing failed.
-    /// `typed` turns a command of this program into what has to be typed for the installation at hand.
+    /// Returns the object of the error that ended a command; `None` if its output already contains the error, or if
+    /// nothing failed. `typed` converts a command of this program to the form to type for this installation.
     pub fn new(error: &Error, typed: impl Fn(&str) -> String) -> Option<Self> {
         let explained = Explained::new(error, typed)?;
         Some(Self { schema: 1, error: explained, exit_code: error.code() })
     }
 
-    /// Returns the object of a command line that the parser refuses; `lines` are those for people, the first of them the
+    /// Returns the object of a command line that the parser refuses; `lines` are those for people; the first one is the
     /// cause.
     pub fn of_usage(lines: &[String]) -> Self {
         let of = |label: &str| {

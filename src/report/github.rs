@@ -24,7 +24,7 @@ pub struct GitHub {
 }
 
 impl GitHub {
-    /// Makes the reporter where the environment is that of a job.
+    /// Returns the reporter if the environment is that of a job.
     pub fn detect() -> Option<Self> {
         (environment::variable("GITHUB_ACTIONS").as_deref() == Some("true")).then(|| Self {
             summary: environment::variable("GITHUB_STEP_SUMMARY").map(PathBuf::from),
@@ -33,7 +33,7 @@ impl GitHub {
         })
     }
 
-    /// Makes the reporter outside of a job: no summary, no outputs.
+    /// Returns the reporter outside a job: no summary, no outputs.
     pub fn without_job() -> Self {
         Self { summary: None, outputs: None, open: false }
     }
@@ -84,7 +84,7 @@ fn append(path: Option<&PathBuf>, text: &str) {
     }
 }
 
-/// The outputs of the step: `commit`, `changed`, `downtime_ms`, and `result`.
+/// Returns the outputs of the step: `commit`, `changed`, `downtime_ms`, and `result`.
 fn outputs(report: &Report) -> String {
     let commit = report.commit.as_ref().map_or("", |commit| commit.as_str());
     let downtime = report.downtime_ms.map(|ms| ms.to_string()).unwrap_or_default();
@@ -95,7 +95,7 @@ fn outputs(report: &Report) -> String {
     )
 }
 
-/// The step summary, in Markdown.
+/// Returns the step summary, in Markdown.
 fn summary(report: &Report) -> String {
     let mut text =
         format!("### Refresh {}: {}\n\n| step | time | |\n|---|---|---|\n", report.run, report.result.word());
@@ -104,7 +104,7 @@ fn summary(report: &Report) -> String {
         text.push_str(&format!("| {} | {} | {mark} |\n", part.phase, duration(part.duration_ms)));
     }
     if let Some(error) = &report.error {
-        // As a block of code: nothing in it is Markdown or HTML.
+        // The error is a block of code: nothing in it is Markdown or HTML.
         text.push_str(&format!("\nError in {}:\n\n", error.phase));
         let chain = harmless(&error.chain.join("\nbecause "));
         text.extend(chain.lines().map(|line| format!("    {line}\n")));
@@ -113,8 +113,8 @@ fn summary(report: &Report) -> String {
     text
 }
 
-/// Makes text from elsewhere safe in the log of a job: no line of it can be taken for a workflow command. The runner
-/// takes `::name::` at the start of a line, after blanks, and `##[name]` anywhere in one.
+/// Makes text of other programs safe for the log of a job: no line of it can act as a workflow command. The runner
+/// recognizes `::name::` at the start of a line, after blanks, and `##[name]` anywhere in a line.
 fn inert(text: &str) -> String {
     let line = |line: &str| {
         let line = line.replace("##[", "##\\[");

@@ -1,10 +1,9 @@
-//! `history --html`: one page that needs no other file, with a plot of the downtimes and a table of the runs. It builds
-//! text and touches nothing.
+//! `history --html`: one page without other files, with a plot of the downtimes and a table of the runs. Pure.
 
 use refresh_events::run_report::Report;
 use refresh_system::text::duration;
 
-/// The parts of a downtime and their colours, in the order of [`super::DowntimeParts::named`].
+/// The parts of a downtime and their colors, in the order of [`super::DowntimeParts::named`].
 const COLOURS: [&str; 4] = ["#c0504d", "#4f81bd", "#9bbb59", "#8064a2"];
 /// The height of the plot, in pixels.
 const HEIGHT: f64 = 200.0;
@@ -74,7 +73,7 @@ fn plot(reports: &[&Report]) -> String {
     svg
 }
 
-/// The height of a part of a bar.
+/// Returns the height of a part of a bar.
 fn pixels(ms: u64, most: u64) -> f64 {
     let thousandths = u32::try_from(ms.saturating_mul(1000) / most).unwrap_or(1000);
     f64::from(thousandths) * (HEIGHT - 20.0) / 1000.0
@@ -107,7 +106,7 @@ fn table(reports: &[&Report]) -> String {
     )
 }
 
-/// Returns text as HTML shows it: a run's words may be those of a branch or of a program.
+/// Escapes text for HTML: the text of a run may come from a branch or a program.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,6 +1,6 @@
 //! Events and results for people.
 //!
-//! Everything here is made from the same values that programs get; [`error`] and [`super::outcome::lines`] are tested on
+//! All output is made from the same values that programs get; [`error`] and [`super::outcome::lines`] are tested with
 //! fixtures.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::error_json::Explained;
 use super::outcome::{self, Detail, advice, error_lines, failed, indented, state};
 use refresh_system::screen::{self, Tone, fact, paint};
 
-/// Renders events as a line per step; on a terminal with progress.
+/// Renders events as one line per step; on a terminal, with progress.
 #[derive(Debug, Default)]
 pub struct Human {
     bar: Option<ProgressBar>,
@@ -25,7 +25,7 @@ pub struct Human {
 }
 
 impl Human {
-    /// Makes the reporter; `detail` says how much of other programs' output is shown.
+    /// Returns the reporter; `detail` is the shown amount of other programs' output.
     pub fn new(detail: Detail) -> Self {
         Self { bar: None, detail }
     }
@@ -110,11 +110,11 @@ impl Subscriber for Human {
     }
 }
 
-/// Returns the line of a phase that has ended, which fits into `width` columns.
+/// Returns the line of a finished phase, which fits into `width` columns.
 pub fn phase_line(tone: Tone, phase: Phase, summary: &str, duration_ms: u64, width: usize) -> String {
     let mark = paint(tone, if tone == Tone::Good { "✓" } else { "✗" });
     let (label, time) = (label(phase), duration(duration_ms));
-    // Between mark and label, label and summary, and summary and time is a space each.
+    // There is one space between mark and label, label and summary, and summary and time.
     let middle = width.saturating_sub(1 + 13 + time.len().max(8) + 3);
     let summary = screen::cut(summary, middle);
     screen::spelled(&format!("{mark} {label:<13} {summary:<middle$} {time:>8}")).into_owned()
@@ -127,8 +127,8 @@ fn label(phase: Phase) -> String {
     }
 }
 
-/// Renders what ended a command that has no report.
-/// `typed` turns a command of this program into what has to be typed for the installation at hand.
+/// Renders the error that ended a command without a report. `typed` converts a command of this program to the form to
+/// type for this installation.
 pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String> {
     let width = screen::text_width();
     match error {
@@ -148,14 +148,14 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
     }
 }
 
-/// How alike two words have to be that one may be meant for the other.
+/// The similarity from which one word may be a typo of the other.
 const ALIKE: f64 = 0.8;
 
-/// Renders what is wrong with a command line: what its parser says, in the form of every other error.
+/// Renders the error of a command line: the message of its parser, in the form of all other errors.
 pub fn wrong_words(mut error: clap::Error) -> Vec<String> {
-    // The parser's own advice (to escape an option, or to use one that is hardly like it) leads astray.
+    // The parser's own advice (to escape an option, or to use one that is hardly similar) is misleading.
     error.remove(ContextKind::Suggested);
-    // It lists the commands that only the program itself gives, too.
+    // It also lists the commands that only the program itself uses.
     error.remove(ContextKind::ValidSubcommand);
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.trim_start_matches('-').to_owned()),

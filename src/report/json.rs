@@ -1,7 +1,7 @@
-//! JSON on standard output: events as lines, and what commands tell as one value.
+//! JSON on standard output: events as lines, and the results of commands as one value.
 //!
-//! Programs read it, but people look at it on terminals. What a terminal would obey is escaped, which reads back as the same
-//! text: JSON itself demands that only of the first control characters.
+//! Programs read it, but people also view it on terminals. Control characters of terminals are escaped, and read back
+//! as the same text: JSON itself requires that only for the first control characters.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,8 @@ pub fn line(value: &impl Serialize) -> String {
     escaped(&serde_json::to_string(value).unwrap_or_default())
 }
 
-/// Escapes what a terminal obeys, and what a locale without UTF-8 cannot show. Outside of strings, JSON has none of these characters but the ends of its lines.
+/// Escapes the control characters of terminals, and characters that a locale without UTF-8 cannot show. Outside
+/// strings, JSON has none of these characters except the ends of its lines.
 fn escaped(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     let is_escaped = |c: char| (acts(c) && c != '\n') || (screen::is_ascii() && !c.is_ascii());

@@ -1,6 +1,6 @@
 //! Renderings of events and of the report of a run.
 //!
-//! [`refresh_system::screen`] is the one door to standard output and standard error.
+//! [`refresh_system::screen`] is the only way to standard output and standard error.
 
 pub mod error_json;
 pub mod github;

@@ -10,18 +10,18 @@ use refresh_system::text::{count, duration, harmless, harmless_line};
 use super::error_json::Explained;
 use refresh_system::screen::{Facts, Tone, fact, paint};
 
-/// How much of other programs' output is shown.
+/// The shown amount of other programs' output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Detail {
-    /// Only what hooks say.
+    /// Only the output of hooks.
     #[default]
     Brief,
-    /// Everything.
+    /// All output.
     Full,
 }
 
-/// Returns the result of a run as lines of at most `width` columns, the first one empty. Warnings are not repeated: each was
-/// printed when it arose.
+/// Returns the result of a run as lines of at most `width` columns, the first one empty. Warnings are not repeated:
+/// each was printed when it occurred.
 pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
     let mut facts = Facts::new(&verdict(report), width);
     facts.lines.insert(0, String::new());
@@ -114,7 +114,7 @@ fn verdict(report: &Report) -> String {
     }
 }
 
-/// Adds the commit that `app/` holds, and for a refused run the one that was requested.
+/// Adds the commit of `app/`, and for a refused run the requested one.
 fn commit(report: &Report, facts: &mut Facts) {
     let requested = report.requested.as_ref();
     let title = |requested: &Requested| {
@@ -134,7 +134,7 @@ fn commit(report: &Report, facts: &mut Facts) {
     facts.add("commit", &format!("{now}{title}"));
 }
 
-/// Adds the commit that is held back, by whom, when and why, and what ends that.
+/// Adds the commit that is held back, by whom, when and why, and the command that ends that.
 fn held_back(report: &Report, facts: &mut Facts) {
     let Some(held) = &report.held_back else { return };
     facts.add("held back", &held.title());
@@ -187,7 +187,7 @@ fn service(report: &Report) -> String {
     words.join(", ")
 }
 
-/// Adds what only matters to people who want to know all of it.
+/// Adds details for people who want all information.
 fn details(report: &Report, facts: &mut Facts) {
     if let Some(lock) = &report.environment.lock {
         facts.add("lock", &harmless_line(&lock.in_words()));
@@ -230,7 +230,7 @@ fn step(error: &Error) -> String {
     }
 }
 
-/// Returns why a run failed.
+/// Returns the lines about the failure of a run.
 pub(super) fn error_lines(error: &Error, service: &str, width: usize) -> Vec<String> {
     let Error { chain, hints, next, .. } = error.clone();
     let explained = Explained { step: None, cause: chain, service: service.to_owned(), hints, next };
@@ -267,12 +267,13 @@ pub(super) fn advice(label: &str, text: &str, width: usize) -> Vec<String> {
     }
 }
 
-/// Returns a text from elsewhere whose further lines stand so far to the right that none can be taken for a line of ours.
+/// Returns a text of another program with its further lines indented: none of them can be mistaken for a line of this
+/// program.
 pub(super) fn indented(text: &str) -> String {
     harmless(text).replace('\n', "\n               ")
 }
 
-/// Returns the first of `count` items, and how many more there are.
+/// Returns the first of `count` items, and the number of further ones.
 fn shortened(items: &[String], count: usize) -> String {
     const SHOWN: usize = 4;
     let mut text: Vec<String> = items.iter().take(SHOWN).map(|item| harmless_line(item)).collect();
@@ -282,7 +283,7 @@ fn shortened(items: &[String], count: usize) -> String {
     text.join(", ")
 }
 
-/// Returns what became of connections, if there were any.
+/// Returns the fate of the connections, if there were any.
 fn connections(seen: &Connections) -> Option<String> {
     let mut parts = Vec::new();
     if seen.waited > 0 {

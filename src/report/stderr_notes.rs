@@ -1,11 +1,11 @@
-//! What is printed besides a result, on standard error: standard output is the result's, which programs may read.
+//! Notes beside a result, on standard error: standard output is for the result, which programs may read.
 
 use refresh_events::event::{Event, Subscriber};
 use refresh_system::text::harmless;
 
 use refresh_system::screen::{self, print_to_stderr};
 
-/// Returns what a command notes on its way; it prints no other event.
+/// Prints the notes of a command; it prints no other event.
 #[derive(Debug)]
 pub struct StderrNotes;
 

@@ -1,4 +1,4 @@
-//! `config check`: every fault of a file of settings, a line each.
+//! `config check`: all faults of a file of settings, one per line.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,10 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line, quoted_path};
 
-/// How large a file of settings can be, in bytes.
+/// The largest size of a file of settings, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What `config check --json` writes.
+/// The output of `config check --json`.
 #[derive(Debug, Serialize)]
 struct Checked {
     schema: u32,
@@ -30,7 +30,7 @@ struct Checked {
     faults: Vec<Fault>,
 }
 
-/// Checks the named file, or the one that counts.
+/// Checks the named file, or the one in force.
 pub(super) fn check(layout: &Layout, args: &ConfigCheckArgs) -> Result<Ended, Error> {
     let checked = read(layout, args).map_err(|failure| Refusal::of("config check", failure))?;
     if args.json {
@@ -74,7 +74,7 @@ fn print(layout: &Layout, checked: &Checked) {
     let file = harmless_line(&checked.file.display().to_string());
     for fault in &checked.faults {
         let place = paint(Tone::Strong, &format!("{file}:{}:{}:", fault.line, fault.column));
-        // An unknown key is in the sentence.
+        // The message contains an unknown key already.
         let is_named = |key: &&String| !fault.message.contains(&format!("`{key}`"));
         let key = fault.key.as_ref().filter(is_named).map(|key| format!("{key}: ")).unwrap_or_default();
         print_line(&format!("{place} {}{}", harmless_line(&key), harmless_line(&fault.message)));

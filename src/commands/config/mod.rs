@@ -7,7 +7,7 @@ use crate::cli::ConfigCommand;
 use refresh_installation::exit::{Ended, Error};
 use refresh_settings::layout::Layout;
 
-/// Does what `config …` requests; changes nothing.
+/// Performs `config …`; changes nothing.
 pub(super) fn config(layout: &Layout, command: &ConfigCommand) -> Result<Ended, Error> {
     match command {
         ConfigCommand::Show(args) => show::show(layout, args),

@@ -24,14 +24,14 @@ use refresh_system::screen;
 use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{acts, harmless_line};
 
-/// What `config show --json` writes.
+/// The output of `config show --json`.
 #[derive(Debug, Serialize)]
 struct Shown {
     schema: u32,
-    /// The file that counts.
+    /// The file in force.
     file: PathBuf,
     exists: bool,
-    /// The file that exists and does not count, with the reason.
+    /// The file that exists but is not in force, with the reason.
     ignored: Option<String>,
     /// Why the application's file of the deployed commit is left out.
     application_unread: Option<String>,
@@ -43,13 +43,13 @@ struct Shown {
 struct Setting {
     /// The key with its table; `hook[0].name` in a hook.
     key: String,
-    /// The value; none if it is not set.
+    /// The value; `None` if it is not set.
     value: Option<Value>,
     #[serde(flatten)]
     origin: Source,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "origin", rename_all = "lowercase")]
 enum Source {
@@ -102,7 +102,8 @@ fn read(layout: &Layout, layers: &Layers) -> Outcome<Shown> {
     Ok(shown)
 }
 
-/// Returns the settings with those of the application's file in the deployed commit, or why that is left out.
+/// Returns the settings with those of the application's file in the deployed commit, or the reason why that file is
+/// left out.
 fn deployed(layout: &Layout, layers: &Layers) -> Outcome<(Settings, Option<String>)> {
     let Some(pair) = status_file::read(layout).deployed else { return Ok((layers.resolve()?, None)) };
     let runner = Runner::silent();
@@ -136,7 +137,7 @@ fn setting(
     }
 }
 
-/// Returns the option that sets a key.
+/// Returns the option of a key.
 fn option(key: &str) -> &'static str {
     match key {
         "strict_order" => "--no-stage",
@@ -169,7 +170,7 @@ fn hooks(file: &Table, settings: &Settings, places: &BTreeMap<String, (usize, us
     let [.., (_, keys)] = host_keys();
     for (at, table) in tables.iter().enumerate() {
         for (key, value) in keys.iter().filter_map(|key| Some((key, table.get(*key)?))) {
-            // The application's hooks come first; the places count those of the host.
+            // The application's hooks come first; the places count only those of the host.
             let place =
                 at.checked_sub(of_application).and_then(|at| places.get(&format!("hook[{at}].{key}")));
             let origin = match place {
@@ -231,7 +232,7 @@ fn in_words(source: &Source, file: &str) -> String {
     }
 }
 
-/// Returns a value as TOML on one line of printable characters: the application's file has a part of the values.
+/// Returns a value as TOML on one line of printable characters: some values come from the application's file.
 fn in_line(value: &Value) -> String {
     match value {
         Value::String(text) => in_quotes(text),
@@ -255,7 +256,8 @@ fn key_in_line(key: &str) -> String {
     if !key.is_empty() && key.chars().all(is_bare) { key.to_owned() } else { in_quotes(key) }
 }
 
-/// Returns a basic string of TOML. What a terminal obeys is escaped, and in an ASCII locale all other characters too.
+/// Returns a basic string of TOML. Control characters of terminals are escaped; in an ASCII locale, all non-ASCII
+/// characters too.
 fn in_quotes(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

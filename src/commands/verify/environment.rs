@@ -1,4 +1,4 @@
-//! `verify environment`: whether environments are, byte for byte, what was built.
+//! `verify environment`: checks whether environments are unchanged since their build, byte for byte.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -17,11 +17,11 @@ use refresh_system::manifest::contamination::Contamination;
 use refresh_system::screen::{Tone, fact, paint};
 use refresh_system::text::{count, duration, harmless, size};
 
-/// What `verify --json` writes.
+/// The output of `verify --json`.
 #[derive(Debug, Serialize)]
 struct Verified {
     schema: u32,
-    /// Whether everything is as it was built.
+    /// Whether everything is unchanged since its build.
     ok: bool,
     environments: Vec<Environment>,
     duration_ms: u64,
@@ -35,19 +35,19 @@ struct Environment {
     digest: Option<String>,
     files: u64,
     bytes: u64,
-    /// Whether there is anything to compare with: not for a directory from before the tool.
+    /// Whether there is a record to compare with; a directory from before the tool has none.
     verifiable: bool,
     contamination: Option<Contamination>,
-    /// What is wrong with its interpreter.
+    /// The problem of its interpreter.
     interpreter: Option<String>,
 }
 
-/// Which environments are verified.
+/// The environments to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
     /// The one in use.
     Live,
-    /// Each.
+    /// All of them.
     All,
 }
 
@@ -79,12 +79,12 @@ pub(super) fn verify(layout: &Layout, which: Which) -> Result<Checked, Error> {
 }
 
 impl Checked {
-    /// Returns whether each environment is as it was built.
+    /// Returns whether all environments are unchanged since their build.
     pub(super) fn is_ok(&self) -> bool {
         self.verified.ok
     }
 
-    /// Returns whether each environment has a record that it is compared with. One from before the tool has none.
+    /// Returns whether all environments have a record to compare with. An environment from before the tool has none.
     pub(super) fn is_compared(&self) -> bool {
         self.verified.environments.iter().all(|it| it.verifiable)
     }
@@ -149,14 +149,14 @@ fn examine(
     })
 }
 
-/// Writes down that an environment was changed, so that the next run does not use it even if only its bytes differ. A caller
-/// who may not write that, or who comes while a run is in progress, gets the result all the same.
+/// Records that an environment was changed: the next run then does not use it, even if only its bytes differ. A caller
+/// without permission to write, or during a run, still gets the result.
 fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found: &Contamination) {
     if installation::check_writable(layout).is_err() {
         return;
     }
     let Ok(_lock) = lock(layout, "verify", None, &LockArgs::default()) else { return };
-    // A run may have come and gone while the bytes were read, and have built another one of this name.
+    // Meanwhile a run may have begun and ended, and may have built another environment of this name.
     let now = Record::read(layout, &generation.name).ok().flatten();
     if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {
         return;

@@ -1,4 +1,4 @@
-//! `verify`: whether the models and the environments are what they should be. The first line is the verdict.
+//! `verify`: checks whether the models and the environments are unchanged and complete. The first line is the verdict.
 
 mod environment;
 mod models;
@@ -18,7 +18,7 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
     if let Some(conflict) = args.conflict() {
         return Err(Error::Usage(Failure::new(conflict).command("ladylinux-refresh verify --help", &[])));
     }
-    // Models can exist where there is no installation; a place where nothing exists was not verified.
+    // Models can exist without an installation; a place without any part of one counts as not verified.
     if args.store.is_empty() {
         check_anything(layout).map_err(|failure| Refusal::of("verify", failure))?;
     }

@@ -1,7 +1,7 @@
-//! `verify`: whether the models are there, unchanged, and as their checksums say (RW-6.2).
+//! `verify`: checks whether the models exist, are unchanged, and match their checksums (RW-6.2).
 //!
-//! It needs no service, no work tree and no rights beyond reading; root on a machine lets a unit read as the service user.
-//! It writes only the digests of the files that were read, below the tool's own state.
+//! It needs no service, no working tree and only the right to read. For root on a real machine, a unit reads as the
+//! service user. It writes only the digests of the files that were read, below the tool's own state.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ use refresh_system::text::{count, duration, harmless_line};
 /// The version of the format of `verify --json`.
 const SCHEMA: u32 = 1;
 
-/// How many verdicts of one kind are printed.
+/// The largest number of printed verdicts of one kind.
 const SHOWN: usize = 20;
 
 /// The object of `verify --json`.
@@ -41,7 +41,7 @@ struct VerifyOutput<'a> {
     sources: &'a [String],
     summary: &'a ModelsSummary,
     duration_ms: u64,
-    /// Why the digests are not kept.
+    /// The reason why the digests are not kept.
     not_remembered: Option<String>,
     verdicts: Vec<Value>,
 }
@@ -92,11 +92,11 @@ impl Checked {
     }
 }
 
-/// Returns what the examination found, and why its digests are not kept.
+/// Returns the result of the examination, and the reason why its digests are not kept.
 fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Verified, Option<String>)> {
     let mut stores = stores.to_vec();
     for store in &args.store {
-        // What was typed is a path of this machine, with or without a root.
+        // The typed path is one of this machine, with or without a root.
         let real = store.canonicalize().map_err(|error| {
             Failure::new(format!("--store {} cannot be used", store.display())).because(error)
         })?;
@@ -121,7 +121,7 @@ fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(
 }
 
 fn verdict_json(verdict: &Verdict) -> Value {
-    // Digests or numbers of bytes.
+    // These are digests or numbers of bytes.
     let (expected, found) = match &verdict.finding {
         Finding::SizeMismatch { expected, found } | Finding::Truncated { needs: expected, found } => {
             (Some(expected.to_string()), Some(found.to_string()))

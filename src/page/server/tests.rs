@@ -15,7 +15,7 @@ const FENCE: &str = r#"{"run":"20261129T071000Z-1","since":"2026-11-29T07:10:00Z
 struct World {
     directory: tempfile::TempDir,
     address: SocketAddr,
-    /// The socket, as systemd keeps it.
+    /// The socket that systemd would keep.
     listener: TcpListener,
     wake_up: UnixStream,
     server: Option<JoinHandle<Outcome<()>>>,
@@ -128,7 +128,7 @@ fn any_number_of_slow_clients_delays_no_other_client() {
     let world = World::new();
     let mut slow: Vec<TcpStream> = (0..CONNECTIONS + 50).map(|_| world.connect()).collect();
     for stream in &mut slow {
-        // The first ones have their answer already.
+        // The first ones have already got their answer.
         let _ = stream.write_all(b"GET / HTT");
     }
     let began = clock::monotonic();
@@ -136,7 +136,7 @@ fn any_number_of_slow_clients_delays_no_other_client() {
         assert!(world.ask(b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
     }
     assert!(clock::monotonic() - began < Duration::from_secs(2));
-    // One that is asked for its place has an answer, whatever it was about to ask.
+    // A connection that must make room gets an answer, whatever its request.
     let mut first = Vec::new();
     let _ = slow.remove(0).read_to_end(&mut first);
     assert!(first.starts_with(b"HTTP/1.1 503 "), "{:?}", String::from_utf8_lossy(&first));
@@ -148,7 +148,7 @@ fn a_client_that_does_not_finish_is_disconnected() {
     let began = clock::monotonic();
     assert!(world.ask(b"GET / HTTP/1.1\r\nHost:").starts_with("HTTP/1.1 408 "));
     assert_eq!(world.ask(b""), "");
-    // One that takes no answer, and one that sends without end.
+    // One client takes no answer, and one sends without end.
     let mut endless = world.connect();
     endless.write_all(b"POST / HTTP/1.1\r\n\r\n").unwrap();
     while endless.write_all(&[b'x'; 10_000]).is_ok() {
