@@ -1,7 +1,7 @@
 //! Updates a running LadyLinux installation to the latest state of a Git branch, in place.
 //!
-//! One run, read from the top: [`main`] → [`commands`] (`run`) → [`refresh_run::plan`] (preflight: observe, then decide) →
-//! [`refresh_run::refresh`] → one file per step → one door per effect.
+//! One run, read from the top: [`main`] → [`commands`] (`run`) → [`refresh_run::plan`] (preflight: observe, then
+//! decide) → [`refresh_run::refresh`] → one file per step → one module per kind of effect.
 //!
 //! This package is the program: command line, commands, and their output. Their work is in the crates below `crates/`,
 //! each with its purpose at the top of its `lib.rs`; `docs/architecture.md` shows a diagram of them. A crate uses only

@@ -12,7 +12,7 @@ use refresh_service::envfile;
 use refresh_service::probe::asker;
 use refresh_source as source;
 
-/// Returns the JSON of the response to a request of `operation`; `None` if there is no such operation.
+/// Returns the JSON of the response to a request of `operation`; `None` if the operation does not exist.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),

@@ -1,4 +1,5 @@
-//! `answer-requests`: removes the requests of the application and refreshes the branch to follow. A path unit starts it.
+//! `answer-requests`: removes the requests of the application and refreshes the branch to follow. A path unit starts
+//! this command.
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ use super::local_run::LocalRun;
 use super::run_request::RunRequest;
 use super::{open, print_unless_reported, reporter, settings};
 
-/// Performs a run in the process where it belongs.
+/// Performs a run in the right process.
 pub(super) fn carry_out(
     layout: &Layout,
     request: &RunRequest,

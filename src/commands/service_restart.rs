@@ -1,4 +1,5 @@
-//! `service restart`: stop, start and health check of the deployed version, under the run lock. A fenced service stays down.
+//! `service restart`: stop, start and health check of the deployed version, under the run lock. A fenced service stays
+//! stopped.
 
 use crate::cli::LockArgs;
 use refresh_installation::exit::{Ended, Error};

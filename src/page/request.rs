@@ -35,7 +35,7 @@ pub(super) enum Received {
     Malformed,
 }
 
-/// Reads what a client has sent. A body is not needed: every answer is the same.
+/// Reads the data of a client. A body is not needed: every answer is the same.
 pub(super) fn read(bytes: &[u8]) -> Received {
     // Some clients send an empty line before a request (RFC 9112, section 2.2).
     let begin = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());

@@ -1,4 +1,5 @@
-//! The result of a run as text for people: the verdict first, then the facts, last the error with the next command. Pure.
+//! The result of a run as text for people: first the verdict, then the facts, last the error with the next command.
+//! Pure.
 
 use refresh_events::run_report::{
     Connections, Ending, Enforcement, Error, Outage, RELEASE, Report, Requested,
@@ -145,7 +146,8 @@ fn held_back(report: &Report, facts: &mut Facts) {
     facts.add("deployed by", RELEASE);
 }
 
-/// Adds since when the service was down before the run, the runs that failed, and the command that prints the log of the first.
+/// Adds the time since when the service was down before the run, the failed runs, and the command that prints the log
+/// of the first.
 pub fn outage(seen: &Outage, facts: &mut Facts) {
     facts.add("outage", &format!("{} since {}", duration(seen.duration_ms), clock::in_words(seen.since)));
     for run in &seen.runs {
@@ -237,8 +239,8 @@ pub(super) fn error_lines(error: &Error, service: &str, width: usize) -> Vec<Str
     failed(Some(&step(error)), &explained, width)
 }
 
-/// Returns a failure as lines: step, causes, state of the service, hints, the next command. Without a step the causes are one
-/// sentence.
+/// Returns a failure as lines: step, causes, state of the service, hints, the next command. Without a step, the causes
+/// are one sentence.
 pub(super) fn failed(step: Option<&str>, explained: &Explained, width: usize) -> Vec<String> {
     let Explained { cause, service, hints, next, .. } = explained;
     let word = paint(Tone::Bad, "error");

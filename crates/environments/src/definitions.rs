@@ -82,8 +82,8 @@ impl Definitions {
         files.chain(lock.map(ProjectLockfile::file))
     }
 
-    /// Returns the lines that name packages, in the files that are installed from and in what those include;
-    /// constraints are left out.
+    /// Returns the lines that name packages, in the requirements files and in the files that they include; constraints
+    /// are left out.
     pub(super) fn package_lines(&self) -> Vec<(&Path, &Line)> {
         let mut open: Vec<&Path> = self.roots.iter().map(PathBuf::as_path).collect();
         let mut seen: Vec<PathBuf> = Vec::new();

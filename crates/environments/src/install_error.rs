@@ -11,7 +11,7 @@ const LONGEST: usize = 1200;
 /// The reason why an environment was not built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstallErrorKind {
-    /// No version of a package fits, or there is no such package.
+    /// No version of a package fits, or the package does not exist.
     NoMatch,
     /// Only an index of lower priority has a fitting version.
     IndexOrder,
@@ -23,7 +23,7 @@ pub(super) enum InstallErrorKind {
     NoSpace,
     /// The index could not be reached, or refuses access.
     Network,
-    /// A package comes as source only and does not build.
+    /// A package exists only as source and does not build.
     SourceBuild,
     /// A package has no built file, and building is not allowed.
     SourceOnly,

@@ -1,8 +1,8 @@
 //! The Python environment: the requirements of a commit, their lock, and the environments that are built from locks.
 //!
-//! An environment is built by uv as a fresh directory below `environments/`, at its final path, read-only once good, never
-//! changed and never moved afterwards. `venv` is a symbolic link to the live one; changing environments is one atomic
-//! rename.
+//! uv builds an environment as a new directory below `environments/`, at its final path. A good environment is
+//! read-only, and is never changed or moved. `venv` is a symbolic link to the live one; changing environments is one
+//! atomic rename.
 //!
 //! The caller (root, in a run) writes records, locks and manifests, the link, and removes directories. Everything that
 //! executes uv or Python, or reads files of other users, is an operation ([`answer`]). A process of the user that owns

@@ -29,7 +29,7 @@ pub struct Lock {
     schema: u32,
     /// The resolved input, as sixteen hexadecimal digits.
     pub key: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
     /// When it was made or first seen.
     pub made_at: jiff::Timestamp,
@@ -59,7 +59,7 @@ pub enum Form {
     Requirements,
 }
 
-/// Where a lock comes from.
+/// The origin of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {

@@ -24,7 +24,7 @@ pub(super) struct Project {
 /// Reads a project; `None` if the file has no project.
 ///
 /// # Errors
-/// It is not understood, or there is no such extra or group.
+/// It is not understood, or an extra or group does not exist.
 pub(super) fn read(bytes: &[u8], extras: &[String], groups: &[String]) -> Outcome<Option<Project>> {
     let text = std::str::from_utf8(bytes).context(|| "pyproject.toml is no text in UTF-8".to_owned())?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

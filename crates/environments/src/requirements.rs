@@ -35,7 +35,7 @@ const ARCHIVES: [&str; 7] = [".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".ta
 /// One line that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// Where it begins, counted from 1.
+    /// The number of its first line, counted from 1.
     pub number: usize,
     /// Its text, without comments and line breaks.
     pub text: String,
@@ -61,7 +61,7 @@ pub(crate) enum LineKind {
 pub struct Requirement {
     /// The name in its normal form (lower case, dashes).
     pub name: String,
-    /// What follows the name: extras, versions, URL, marker; may be empty.
+    /// The text after the name: extras, versions, URL, marker; may be empty.
     pub specification: String,
 }
 

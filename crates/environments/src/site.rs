@@ -25,13 +25,13 @@ const LARGEST_RESPONSE: usize = 256 << 20;
 /// The place and the owner of environments.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// Reports what happens.
+    /// Starts programs and reports events.
     pub runner: &'a Runner,
     /// The paths.
     pub layout: &'a Layout,
     /// The settings.
     pub python: &'a Python,
-    /// The owner of the environments, as whom everything in them is made.
+    /// The owner of the environments and of everything in them.
     pub owner: Owner,
     /// Whether the network is not used.
     pub offline: bool,

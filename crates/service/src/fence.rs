@@ -27,12 +27,12 @@ pub struct FenceRecord {
     /// The causes of the failure, outermost first; empty while the run is in progress.
     #[serde(default)]
     pub cause: Vec<String>,
-    /// Where the run halted; missing while it is in progress.
+    /// The place where the run halted; missing while it is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halt: Option<Halt>,
 }
 
-/// Where a run halted: the public part, also for visitors of the application.
+/// The place where a run halted: the public information, also for visitors of the application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
     /// The part that failed.

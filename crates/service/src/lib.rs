@@ -108,7 +108,7 @@ pub trait ServiceManager: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Shows the page on the sockets of the service, which is stopped and fenced. Returns `false` if no page is installed.
+    /// Shows the page on the sockets of the stopped and fenced service. Returns `false` if no page is installed.
     ///
     /// # Errors
     /// The page unit cannot be started.

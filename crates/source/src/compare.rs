@@ -73,7 +73,7 @@ pub(crate) struct CompareResponse {
     pub size: u64,
 }
 
-/// Compares `app/` with the known commits, for commands that only read. A tree that cannot be compared is a result, not a
+/// Compares `app/` with the known commits, for read-only commands. A tree that cannot be compared is a result, not a
 /// failure.
 pub fn app(on: &Installation, known: &[CommitId], incoming: Option<&CommitId>) -> LocalChanges {
     let moves = Moves::Would {

@@ -1,6 +1,6 @@
 //! The source tree: fetched into the mirror, prepared before the stop, and moved into `app/` after it.
 //!
-//! [`prepared_tree`] checks a commit out into a directory that no other user reaches, [`proof`] verifies it there,
+//! [`prepared_tree`] checks a commit out into a directory that no other user reaches, and [`proof`] verifies it there.
 //! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to
 //! do, and [`carry`] moves preserved and git-ignored files across. After the restart [`compare`] finds the local
 //! changes in the previous tree, and [`stash`] keeps or removes it. [`work_tree`] reads the state of `app/`. Code here

@@ -1,8 +1,8 @@
 //! The files that staged `assets` hooks wrote into a copy of the commit: kept separately before the stop, copied into
 //! `app/` in step 4.
 //!
-//! The copy belongs to the staging user and `app/` to the service user, so each half is an operation in a unit of that user.
-//! Links are never followed on the way.
+//! The copy belongs to the staging user and `app/` to the service user, so each half is an operation in a unit of that
+//! user. Links are never followed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -82,7 +82,7 @@ pub struct RestoreStashResponse {
 /// Restores files of the stash of `run`.
 ///
 /// # Errors
-/// There is no such stash, a path is not in it, or a file is in the way; then nothing is written.
+/// The run has no stash, a path is not in it, or a file is in the way; then nothing is written.
 pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome<RestoreStashResponse> {
     let record = stash::find(&on.layout, run)?;
     Scratch::with(on, |scratch| {

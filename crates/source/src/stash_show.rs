@@ -59,7 +59,7 @@ pub struct ShowStashResponse {
 /// Returns the diff of the stash of `run`, of one path or of all.
 ///
 /// # Errors
-/// There is no such stash, it was never compared, or git fails.
+/// The run has no stash, it was never compared, or git fails.
 pub fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<ShowStashResponse> {
     let record = stash::find(&on.layout, run)?;
     let tree = on.layout.stash(run);

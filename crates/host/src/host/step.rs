@@ -50,7 +50,7 @@ pub struct Host {
 /// Whether a step has something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing has to be done; the sentence reports that.
+    /// Nothing must be done; the sentence reports that.
     Fits(String),
     /// Something must be done; the text follows the word "would".
     Needed(String),
@@ -75,8 +75,8 @@ impl Step {
 }
 
 impl Host {
-    /// Checks everything that can be checked before anything is created: the place, the program that units would name, the
-    /// remote and its branch.
+    /// Checks everything possible before anything is created: the place, the program that units would name, the remote
+    /// and its branch.
     ///
     /// # Errors
     /// One of them cannot be used.

@@ -59,7 +59,8 @@ pub(super) fn not_accepted(text: &str) -> Vec<String> {
     against
 }
 
-/// Returns whether a setting of `[Unit]` is accepted. Others stop, start or isolate units of the machine, or shut it down.
+/// Returns whether a setting of `[Unit]` is accepted. Other settings stop, start or isolate units of the machine, or
+/// shut it down.
 fn is_accepted_of_unit(key: &str, value: &str) -> bool {
     match key {
         "Description" | "Documentation" | "StartLimitIntervalSec" | "StartLimitBurst" => true,

@@ -24,7 +24,7 @@ pub struct Incoming {
     pub changes: Option<Changes>,
     /// The generation that it needs, if that exists already.
     pub ready: Option<GenerationName>,
-    /// Whether a generation would have to be built.
+    /// Whether a generation must be built.
     pub made: BuildOutcome,
     /// The reason.
     pub reason: String,

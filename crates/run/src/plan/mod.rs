@@ -47,7 +47,7 @@ pub struct Plan {
     pub hooks: Vec<String>,
     /// Whether anything would change.
     pub changed: bool,
-    /// The steps, each with what it would do and why.
+    /// The steps, each with its effect and its reason.
     pub actions: Vec<Action>,
 }
 

@@ -3,8 +3,8 @@
 /// The command in hints, without options.
 const RUN: &str = "ladylinux-refresh run";
 
-/// Returns a hint whose command `ladylinux-refresh run [BRANCH]` has the options and the branch of `again`, the command line
-/// of the refused run. A branch in the hint replaces that of the run. Other commands stay as they are.
+/// Returns a hint whose command `ladylinux-refresh run [BRANCH]` has the options and the branch of `again`, the command
+/// line of the refused run. A branch in the hint replaces that of the run. Other commands stay unchanged.
 pub(crate) fn complete(hint: &str, again: &str) -> String {
     let Some(arguments) = again.strip_prefix(RUN).filter(|rest| rest.is_empty() || rest.starts_with(' '))
     else {

@@ -1,6 +1,6 @@
 //! One run: the six steps of the specification, in its order.
 //!
-//! 1. [`stop`] (RW-5.1): fence up, service down, its processes gone, its port free
+//! 1. [`stop`] (RW-5.1): fence up, service down, its processes ended, its port free
 //! 2. [`sync`] (RW-5.2): the prepared tree moved in, hard-reset, cleaned; preserved paths carried across
 //! 3. [`environment`] (RW-5.3): the generation provided, `venv` switched to it
 //! 4. [`prepare`] (RW-5.4): hooks

@@ -182,7 +182,7 @@ pub(crate) fn release(account: &mut Account) {
     if let Some(mut held) = account.held.take() {
         count_waited(account, &mut held);
         if let Some(at) = held.opened_again {
-            // The first connection after the unit would close the socket again. The service is up and answers meanwhile.
+            // The first connection after the unit would close the socket again. The service answers meanwhile.
             clock::pause_regardless(TRIGGER_INTERVAL.saturating_sub(clock::monotonic().duration_since(at)));
         }
     }

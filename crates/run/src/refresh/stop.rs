@@ -1,4 +1,4 @@
-//! Step 1: fence up, service down, its processes gone, its port free (RW-5.1).
+//! Step 1: fence up, service down, its processes ended, its port free (RW-5.1).
 
 use std::time::Duration;
 

@@ -109,7 +109,7 @@ fn report(on: &Installation, account: &mut Account, carried: &Carried) {
 /// out; then there is nothing left to do.
 ///
 /// # Errors
-/// The remote cannot be reached, has no such branch, or the commit cannot be deployed.
+/// The remote cannot be reached, does not have the branch, or the commit cannot be deployed.
 pub(crate) fn ensure_release(on: &Installation, account: &mut Account) -> Outcome<Release> {
     account.progress("fetching");
     let commit = on.ensure_commit(&account.report.run, account.branch())?;

@@ -16,7 +16,7 @@ pub const OPERATION: &str = "probe";
 /// The beginning of the message about unusable settings.
 pub(super) const SETTINGS: &str = "its settings cannot be used: ";
 
-/// The extra time of the unit beyond the limit of a request: it may have to be started.
+/// The extra time of the unit beyond the limit of a request: it may need a start.
 const START: Duration = Duration::from_secs(30);
 
 /// A request to the unit.

@@ -219,7 +219,7 @@ fn describe(error: &ureq::Error, limit: Duration) -> String {
     }
 }
 
-/// Compares an answer's content with what the probe expects.
+/// Compares the content of an answer with the expectations of the probe.
 pub(super) fn content_problem(probe: &ResolvedProbe, bytes: &[u8]) -> Option<String> {
     if let Some(text) = &probe.body
         && !String::from_utf8_lossy(bytes).contains(text)

@@ -83,8 +83,8 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-/// Reads a file from an offset to its end, the last [`READ`] bytes at most. Returns `None` if it does not exist, or if it
-/// was begun again: it is not the one with the inode `known`, or is shorter than the offset.
+/// Reads a file from an offset to its end, at most the last [`READ`] bytes. Returns `None` if it does not exist, or if
+/// it was begun again: it is not the one with the inode `known`, or is shorter than the offset.
 fn read_from(path: &Path, known: Option<u64>, offset: u64) -> Outcome<Option<Part>> {
     if !path.exists() {
         return Ok(None);

@@ -25,13 +25,13 @@ use refresh_system::{clock, interrupt};
 
 /// The time limit for descendants that outlived the main process to end after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
-/// The interval between kills of the tree until it is gone.
+/// The interval between kills of the tree until it has ended.
 const KILL_TICK: Duration = Duration::from_millis(3);
 /// The same interval if a process hangs in the kernel.
 const HANGING_TICK: Duration = Duration::from_millis(500);
 
 /// Supervises one invocation of the service of `layout`: the request comes on standard input, and one answer goes to
-/// standard output. Then this process runs by itself until the last process of the service is gone.
+/// standard output. Then this process runs by itself until the last process of the service has ended.
 ///
 /// # Errors
 /// The request cannot be read. Later failures are in the answer and the record.
@@ -286,7 +286,7 @@ impl Supervisor {
         let _ = self.state.write(&self.layout);
     }
 
-    /// Stops the service if the refresh that admitted it is gone and the fence still stands (RW-7.1a).
+    /// Stops the service if the refresh that admitted it has ended and the fence still stands (RW-7.1a).
     fn check_lease(&mut self) {
         if let Some(lease) = self.lease.take_if(|lease| !lease.holder.id().is_alive())
             && lease.is_broken(&self.layout)
@@ -301,7 +301,7 @@ impl Supervisor {
             self.begin_stop(LEFTOVER_GRACE);
         }
         let Some(stop) = &mut self.stop else { return };
-        // If the tree was killed with its main process, what remains is ending.
+        // If the tree was killed with its main process, the remaining processes are already ending.
         if std::mem::replace(&mut stop.leftovers_asked, true) || stop.force == Force::Killed {
             return;
         }
@@ -312,7 +312,7 @@ impl Supervisor {
         stop.kill_at = stop.kill_at.min(clock::monotonic() + LEFTOVER_GRACE);
     }
 
-    /// Kills the tree when its time is over, repeatedly until it is gone.
+    /// Kills the tree when its time is over, repeatedly until it has ended.
     fn kill_overdue(&mut self) {
         let Some(stop) = self.stop.as_mut().filter(|stop| clock::monotonic() >= stop.kill_at) else { return };
         let left = tree::descendants(self.state.supervisor.pid);

@@ -27,8 +27,8 @@ const LAST_LINES: usize = 10;
 impl Systemd {
     pub(super) fn start_unit(&self, admission: &Admission) -> Outcome<Started> {
         let bus = Bus::connect()?;
-        // Checked here too, although systemd decides: a service that runs behind the fence is stopping, and "it runs already"
-        // would be wrong.
+        // This is checked here too, although systemd decides: a service that runs behind the fence is stopping, and "it
+        // runs already" would be wrong.
         if *admission == Admission::Ordinary
             && let Some(fence) = fence::read(&self.layout)?
         {

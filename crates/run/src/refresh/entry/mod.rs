@@ -1,7 +1,8 @@
 //! Checks the application's entry module before the service is stopped: it is in the commit and it compiles
 //! (`python.import_check`).
 //!
-//! The content comes from the mirror and goes to the environment's interpreter through an operation; root parses none of it.
+//! The content comes from the mirror and goes to the environment's interpreter through an operation; root parses
+//! nothing of it.
 
 mod compile;
 mod find;
