@@ -15,9 +15,10 @@
 //! without a network is refreshed from a file, which fills the same stores: [`bundle`]. While the service is fenced,
 //! [`page`] answers visitors.
 //!
-//! Doors, held by lint (`clippy.toml`): other programs through [`refresh_programs::process::Runner`], files through
-//! [`refresh_system::disk`], clocks through [`refresh_system::clock`], the environment through
-//! [`refresh_system::environment`], output through [`refresh_system::screen`].
+//! The only ways to effects, enforced by lint (`clippy.toml`): other programs through
+//! [`refresh_programs::process::Runner`], files through [`refresh_system::disk`], clocks through
+//! [`refresh_system::clock`], the environment through [`refresh_system::environment`], output through
+//! [`refresh_system::screen`].
 //!
 //! [`refresh_settings::layout`] names the tool's own files and directories.
 

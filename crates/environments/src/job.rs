@@ -139,7 +139,7 @@ pub(super) fn boot() -> String {
 /// writes to the cache.
 const UNSYNCED: &str = "cache-unsynced";
 
-/// Removes a cache that was in use when the machine crashed: uv renames files into it without syncing them, and treats
+/// Removes a cache that was in use when the machine stopped: uv renames files into it without syncing them, and treats
 /// an empty one as complete. Then records that it is in use.
 ///
 /// # Errors

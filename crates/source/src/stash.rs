@@ -102,7 +102,7 @@ fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes the tree of `run` in `directory`: renames it first: an interrupted removal then does not count as a tree.
+/// Removes the tree of `run` in `directory`. It is renamed first: an interrupted removal then does not count as a tree.
 fn remove(layout: &Layout, directory: &Path, run: &RunId) -> Outcome<()> {
     let parent = exchange::directory(layout, directory)?;
     let mut name = OsString::from(REMOVING);
