@@ -11,10 +11,10 @@ installation below ROOT follows: its branch `main` is moved to each commit in tu
 After each refresh it compares:
 
 - the tree: every file, mode and link of the commit is in app/, and app/ has nothing else that git does not ignore;
-- the environment: every `name==version` of requirements.txt is installed (`--exact`: and no other);
+- the environment: every `name==version` of requirements.txt without a marker is installed (`--exact`: and no other);
 - the answer: the service answers at its port, with the content of the file `--answer` in it.
 
-Prints a line per step, and ends with 1 if anything differs or a refresh fails.
+A worked example: lab/README.md. Prints a line per step, and ends with 1 if anything differs or a refresh fails.
 """
 
 import argparse
@@ -101,13 +101,29 @@ def normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def normal_version(version):
+    """Returns a version without what makes no difference: case, a leading `v`, zeros at the end of the release (PEP 440)."""
+    found = re.fullmatch(r"v?(\d+(?:\.\d+)*)(.*)", version.strip().lower())
+    if not found:
+        return version
+    release = [str(int(number)) for number in found[1].split(".")]
+    while len(release) > 1 and release[-1] == "0":
+        release.pop()
+    return ".".join(release) + found[2]
+
+
+def pins(text):
+    """Returns name -> version of each line `name==version` that holds for every host."""
+    lines = text.splitlines()
+    found = (re.match(r"([A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*==\s*([^\s;#*]+)\s*(;|#|\\|$)", line) for line in lines)
+    return {normal(pin[1]): normal_version(pin[2]) for pin in found if pin and pin[3] != ";"}
+
+
 def compare_environments(app, python, exact):
     requirements = app / "requirements.txt"
-    lines = requirements.read_text().splitlines() if requirements.is_file() else []
-    pinned = (re.match(r"([A-Za-z0-9._-]+)\s*==\s*([^\s;#]+)\s*(;|#|$)", line) for line in lines)
-    expected = {normal(found[1]): found[2] for found in pinned if found and found[3] != ";"}
+    expected = pins(requirements.read_text()) if requirements.is_file() else {}
     shown = subprocess.run([python, "-I", "-c", SITE], capture_output=True, check=True, text=True)
-    actual = {normal(name): version for name, version in json.loads(shown.stdout).items()}
+    actual = {normal(name): normal_version(version) for name, version in json.loads(shown.stdout).items()}
     names = expected.keys() | actual.keys() if exact else expected.keys()
     return [f"{name}: {actual.get(name)} is not {expected.get(name)}" for name in names if actual.get(name) != expected.get(name)]
 

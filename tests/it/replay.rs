@@ -48,3 +48,23 @@ fn rw_5_2b_rw_5_3b_a_history_with_changes_of_every_kind_is_replayed_without_a_di
     let migrations = std::fs::read_dir(host.layout.app().join("migrations")).unwrap().count();
     assert_eq!(host.read("built/migrations.txt").unwrap().trim(), migrations.to_string());
 }
+
+/// A pin of a public application, and the version that its distribution has.
+#[test]
+fn rw_5_3b_a_replay_compares_pins_and_versions_as_python_does() {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
+    let check = r#"
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import replay
+text = 'Compressor==4.6\npyjwt[crypto] == 2.8.0  # why\nhashed==v1.0RC1 \\\n  --hash=sha256:00\n' \
+       'old==1; python_version < "3"\nany==2.*\nlow>=1\n'
+assert replay.pins(text) == {'compressor': '4.6', 'pyjwt': '2.8', 'hashed': '1rc1'}, replay.pins(text)
+same = lambda one, other: replay.normal_version(one) == replay.normal_version(other)
+assert same('4.6.0', '4.6') and same('2024.02.2', '2024.2.2') and same('1.0+cpu', '1+cpu')
+assert not same('4.6.1', '4.6') and not same('10', '1') and not same('1.0rc1', '1.0')
+"#;
+    let mut python = Command::new("python3");
+    ran(python.args(["-c", check]).arg(lab).output().unwrap()).expect(0);
+}
