@@ -1,9 +1,10 @@
 //! Checks whether an unattended run may deploy a commit. A rollback by a person holds back the commit that it left; a
-//! halted run holds back its own. Reads status and mirror; changes nothing.
+//! halted run holds back its own. A service that was stopped on request holds back every commit. Reads status and
+//! mirror; changes nothing.
 
 use refresh_events::run_report::{HeldBack, HeldBy};
 use refresh_installation::installation::Installation;
-use refresh_installation::status_file;
+use refresh_installation::{history, status_file};
 use refresh_run::plan::Observed;
 use refresh_run::relay::spool::Spool;
 use refresh_settings::names::{BranchName, CommitId, RunId};
@@ -23,7 +24,8 @@ pub(super) fn find(
 ) -> Outcome<Option<HeldBack>> {
     let mut held = status_file::read(&on.layout).held_back;
     held.extend(unwritten(on, observed).filter(|found| !held.iter().any(|known| known.run == found.run)));
-    if held.is_empty() {
+    let stopped = stopped(on, observed.fence.is_some());
+    if held.is_empty() && stopped.is_none() {
         return Ok(None);
     }
     let tip = if let Some(tip) = tip {
@@ -33,6 +35,18 @@ pub(super) fn find(
         on.mirror.release(run)?;
         tip
     };
+    if let Some(at) = stopped {
+        return Ok(Some(HeldBack {
+            subject: on.mirror.commit_line(&tip).ok().map(|line| line.subject),
+            commit: tip,
+            branch: branch.clone(),
+            by: HeldBy::Stop,
+            run: None,
+            at,
+            user: None,
+            why: None,
+        }));
+    }
     // The deployed commit is already deployed: a run only repairs the rest of the installation.
     let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == tip);
     if is_deployed && observed.fence.is_none() {
@@ -44,6 +58,17 @@ pub(super) fn find(
         }
     }
     Ok(None)
+}
+
+/// Returns since when the service is down because of a request to stop it. With a fence, and after a run whose fence a
+/// person has removed, the program itself has stopped it. Before the first refresh there is no deployed version to keep
+/// down. If the manager cannot be reached, the result is `None`.
+pub(super) fn stopped(on: &Installation, is_fenced: bool) -> Option<jiff::Timestamp> {
+    if is_fenced || status_file::read(&on.layout).deployed.is_none() {
+        return None;
+    }
+    let is_unfenced = history::unfenced(&on.layout).map_or(true, |report| report.is_some());
+    on.service.asked_to_stop().ok().flatten().filter(|_| !is_unfenced)
 }
 
 /// Returns the commit that the halted run behind the fence holds back, from its events in memory: on a full or

@@ -23,7 +23,7 @@ use refresh_system::text::{count, duration, harmless_line, quoted};
 use refresh_system::{clock, interrupt};
 
 use super::run_request::{again, bundle_options, choose_branch, usual_branch};
-use super::{lock, open_with, refuse};
+use super::{held_back, lock, open_with, refuse};
 
 /// Shows the effects of a run; changes nothing in the installation.
 pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> {
@@ -134,6 +134,10 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
     let held = status_file::read(&on.layout).held_back;
     if let Some(held) = held.iter().find(|held| held.commit == plan.commit) {
         facts.add("held back", &format!("from unattended runs: {}", held.cause()));
+    }
+    if let Some(at) = held_back::stopped(on, on.is_fenced()) {
+        let at = clock::in_words(at);
+        facts.add("held back", &format!("from unattended runs: the service was stopped at {at}"));
     }
     facts.next(&next(on, plan, options));
     screen::print_lines(&facts.lines);

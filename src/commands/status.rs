@@ -25,7 +25,7 @@ use refresh_system::screen;
 use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line};
 
-use super::{open, refuse};
+use super::{held_back, open, refuse};
 
 /// The output of `status --json`.
 #[derive(Debug, Serialize)]
@@ -49,6 +49,8 @@ struct Status {
     service: run_report::Service,
     /// The error of the kernel if the service runs and no process accepts connections at its URL.
     no_listener: Option<String>,
+    /// Since when the service is down because it was asked to stop: no unattended run starts it.
+    asked_to_stop: Option<jiff::Timestamp>,
     fence: Option<String>,
     #[serde(skip)]
     standing_fence: Option<Fence>,
@@ -109,6 +111,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
             .map(|lost| lost.path.clone()),
         contamination: observed.contamination,
         default_branch: default_branch(on, file.deployed.as_ref()),
+        asked_to_stop: held_back::stopped(on, observed.fence.is_some()),
         no_listener: probe::connect(&probe).err().filter(|_| service.state == "running"),
         service,
         fence: observed.fence.as_ref().map(fence_in_words),
@@ -196,6 +199,10 @@ fn show(on: &Installation, status: &Status) {
     if let Some(problem) = &status.no_listener {
         facts.add("", &format!("no process takes connections there: {problem}"));
     }
+    if let Some(at) = status.asked_to_stop {
+        let at = clock::in_words(at);
+        facts.add("", &format!("stopped on request at {at}; unattended runs leave it stopped"));
+    }
     fence(status, &mut facts);
     unfenced(on, status, &mut facts);
     local_changes(&status.drift, &mut facts);
@@ -211,7 +218,7 @@ fn show(on: &Installation, status: &Status) {
     if let Some(request) = &status.last_request {
         facts.add("last request", &request_in_words(request));
     }
-    held_back(status, &mut facts);
+    held_back_commits(status, &mut facts);
     facts.add("settings", &on.layout.host_file().display().to_string());
     if let Some(next) = next(on, status) {
         facts.next(&next);
@@ -350,10 +357,10 @@ fn current(status: &Status, facts: &mut Facts) {
 }
 
 /// Adds the commits that no unattended run deploys.
-fn held_back(status: &Status, facts: &mut Facts) {
+fn held_back_commits(status: &Status, facts: &mut Facts) {
     for held in status.held_back.iter().rev() {
         facts.add("held back", &held.title());
-        facts.add("", &format!("{} at {}, run {}", held.cause(), clock::in_words(held.at), held.run));
+        facts.add("", &held.cause_in_full());
     }
     if !status.held_back.is_empty() {
         facts.add("deployed by", RELEASE);

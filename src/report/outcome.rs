@@ -1,9 +1,7 @@
 //! The result of a run as text for people: first the verdict, then the facts, last the error with the next command.
 //! Pure.
 
-use refresh_events::run_report::{
-    Connections, Ending, Enforcement, Error, Outage, RELEASE, Report, Requested,
-};
+use refresh_events::run_report::{Connections, Ending, Enforcement, Error, Outage, Report, Requested};
 use refresh_settings::names::CommitId;
 use refresh_system::clock;
 use refresh_system::text::{count, duration, harmless, harmless_line};
@@ -139,11 +137,11 @@ fn commit(report: &Report, facts: &mut Facts) {
 fn held_back(report: &Report, facts: &mut Facts) {
     let Some(held) = &report.held_back else { return };
     facts.add("held back", &held.title());
-    facts.add("", &format!("{} at {}, run {}", held.cause(), clock::in_words(held.at), held.run));
+    facts.add("", &held.cause_in_full());
     if let Some(why) = &held.why {
         facts.add("", &harmless_line(why));
     }
-    facts.add("deployed by", RELEASE);
+    facts.add("deployed by", held.release());
 }
 
 /// Adds the time since when the service was down before the run, the failed runs, and the command that prints the log

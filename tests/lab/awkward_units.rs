@@ -106,7 +106,7 @@ const CASES: [Case; 21] = [
     ("private network", "[Service]\nPrivateNetwork=yes\n", Outcome::Refused("PrivateNetwork")),
 ];
 
-fn set_up(machine: &Machine) {
+pub(crate) fn set_up(machine: &Machine) {
     machine.prepare_small_host(&[("server.py", SERVER), ("requirements.txt", "")], UNIT);
     machine.write(
         "/etc/ladylinux/refresh.toml",
@@ -118,7 +118,7 @@ fn set_up(machine: &Machine) {
 }
 
 /// Puts a drop-in in place and starts the service with it.
-fn start_with(machine: &Machine, lines: &str) {
+pub(crate) fn start_with(machine: &Machine, lines: &str) {
     machine
         .exec("systemctl stop ladylinux-api; systemctl kill --signal=SIGKILL ladylinux-api; true")
         .expect(0);
@@ -196,7 +196,7 @@ fn refused(machine: &Machine, words: &[&str]) {
 
 /// Makes systemd read its units, starts the service and waits until it answers.
 #[track_caller]
-fn start(machine: &Machine) {
+pub(crate) fn start(machine: &Machine) {
     machine.exec("systemctl daemon-reload && systemctl start ladylinux-api").expect(0);
     until("the service", || machine.version());
 }

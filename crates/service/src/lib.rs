@@ -203,6 +203,15 @@ pub trait ServiceManager: Send + Sync {
         Ok(None)
     }
 
+    /// Returns since when the service is down because the manager was asked to stop it; `None` if it runs, has ended by
+    /// itself or together with another unit, or if the manager has no record of the stop.
+    ///
+    /// # Errors
+    /// The manager cannot be reached.
+    fn asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
+        Ok(None)
+    }
+
     /// Starts a unit again that was stopped together with the service; an active one stays unchanged.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::clock;
 use refresh_system::text::harmless_line;
 
 /// A commit that no unattended run deploys, until a newer commit comes or `run` is typed.
@@ -17,9 +18,10 @@ pub struct HeldBack {
     pub subject: Option<String>,
     /// The reason why it is held back.
     pub by: HeldBy,
-    /// The run that rolled it back, or that halted.
-    pub run: RunId,
-    /// When that run began, in UTC.
+    /// The run that rolled it back, or that halted; `None` if the service was stopped.
+    #[serde(default)]
+    pub run: Option<RunId>,
+    /// When that run began, or since when the service is down, in UTC.
     pub at: jiff::Timestamp,
     /// The user who typed the command of that run, if it was typed and the user is known.
     #[serde(default)]
@@ -37,6 +39,8 @@ pub enum HeldBy {
     Rollback,
     /// A run of it halted.
     Halt,
+    /// The service was stopped on request, and is down since then. This holds back every commit, and is recorded in no file.
+    Stop,
 }
 
 impl HeldBack {
@@ -54,9 +58,24 @@ impl HeldBack {
             (HeldBy::Rollback, None) => "rolled back".to_owned(),
             (HeldBy::Halt, Some(user)) => format!("a run of it by {user} halted"),
             (HeldBy::Halt, None) => "a run of it halted".to_owned(),
+            (HeldBy::Stop, _) => "the service was stopped".to_owned(),
         }
     }
+
+    /// Returns the reason with the time and the run.
+    pub fn cause_in_full(&self) -> String {
+        let run = self.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
+        format!("{} at {}{run}", self.cause(), clock::in_words(self.at))
+    }
+
+    /// Returns the events that end it, for people.
+    pub fn release(&self) -> &'static str {
+        if self.by == HeldBy::Stop { RELEASE_STOPPED } else { RELEASE }
+    }
 }
+
+/// The events that end it if the service was stopped, for people.
+const RELEASE_STOPPED: &str = "`run`; or start the service";
 
 /// The events that end it, for people.
 pub const RELEASE: &str = "`run`, or a newer commit of the branch";

@@ -94,7 +94,7 @@ pub struct Report {
     /// How far units were confined; `None` if that cannot be determined.
     #[serde(default)]
     pub confinement: Option<Enforcement>,
-    /// The commit that the run did not deploy, since a person or a halt holds it back; `None` for other results.
+    /// The commit that the run did not deploy, since a person, a halt or a stop of the service holds it back; `None` for other results.
     #[serde(default)]
     pub held_back: Option<HeldBack>,
     /// Things that a person should check.
@@ -344,7 +344,7 @@ impl Report {
             branch: requested.branch.clone(),
             subject: requested.subject.clone(),
             by: HeldBy::Halt,
-            run: self.run.clone(),
+            run: Some(self.run.clone()),
             at: self.started_at,
             user,
             why: self.why(),

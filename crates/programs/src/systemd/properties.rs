@@ -10,10 +10,10 @@ use zvariant::{OwnedValue, Signature, Type, Value};
 /// The names of the properties that are kept, separated by spaces. Decoding a value costs more than all other parts of
 /// a call.
 const NAMES: &str = "\
-    Accept ActiveState AssertResult Asserts BindPaths BindReadOnlyPaths BindsTo BoundBy ConditionResult Conditions \
+    Accept ActiveEnterTimestamp ActiveState AssertResult Asserts BindPaths BindReadOnlyPaths BindsTo BoundBy ConditionResult Conditions \
     ConsistsOf ControlGroup DropInPaths Environment EnvironmentFiles ExecCondition ExecPaths ExecMainCode ExecMainExitTimestamp \
     ExecMainPID ExecMainStartTimestamp ExecMainStatus ExecStart ExecStartPost ExecStartPre FragmentPath \
-    Group LoadCredential ReadOnlyPaths ReadWritePaths RootDirectory RootImage SupplementaryGroups \
+    Group InactiveEnterTimestamp LoadCredential ReadOnlyPaths ReadWritePaths RootDirectory RootImage SupplementaryGroups \
     InvocationID Job KillMode Listen LoadError LoadState MainPID NRestarts NeedDaemonReload PIDFile PartOf \
     PropagatesStopTo RefuseManualStart RefuseManualStop RequiredBy Requires Requisite \
     RequisiteOf Result Slice StopPropagatedFrom SubState SuccessAction TimeoutStartUSec TimeoutStopUSec TriggeredBy \

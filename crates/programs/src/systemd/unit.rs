@@ -33,6 +33,10 @@ pub struct UnitFacts {
     pub sub: String,
     /// How it ended the last time (`success`, `timeout`, `start-limit-hit`).
     pub result: String,
+    /// When it became active last since the boot.
+    pub active_since: Option<Timestamp>,
+    /// When it became inactive last since the boot.
+    pub inactive_since: Option<Timestamp>,
     /// The main process's pid.
     pub main_pid: Option<i32>,
     /// The pid that the main process of this invocation has or had.
@@ -359,6 +363,8 @@ impl Properties {
             active: self.active_state()?,
             sub: self.text("SubState"),
             result: self.text("Result"),
+            active_since: self.time("ActiveEnterTimestamp"),
+            inactive_since: self.time("InactiveEnterTimestamp"),
             main_pid: self.pid("MainPID"),
             last_main_pid: self.pid("ExecMainPID"),
             main_started: self.time("ExecMainStartTimestamp"),

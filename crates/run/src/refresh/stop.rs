@@ -83,7 +83,7 @@ fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
         subject: on.mirror.commit_line(&commit).ok().map(|line| line.subject),
         commit,
         by: HeldBy::Rollback,
-        run: account.report.run.clone(),
+        run: Some(account.report.run.clone()),
         at: account.report.started_at,
         user: environment::caller(),
         why: None,

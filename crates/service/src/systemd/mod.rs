@@ -4,6 +4,7 @@
 //! systemd may drop its information about an ended unit immediately. So a stop and a start keep the unit loaded until
 //! this value is dropped.
 
+mod asked_to_stop;
 mod cgroup;
 pub mod dropin;
 pub mod elsewhere;
@@ -23,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cgroup::Cgroup;
+use jiff::Timestamp;
 use journald::Invocation;
 
 use super::envfile::EnvFile;
@@ -261,6 +263,10 @@ impl ServiceManager for Systemd {
 
     fn outer_cause(&self) -> Outcome<Option<Failure>> {
         self.find_outer_cause()
+    }
+
+    fn asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
+        self.find_asked_to_stop()
     }
 
     fn start_again(&self, unit: &str) -> Outcome<()> {

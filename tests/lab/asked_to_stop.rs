@@ -1,0 +1,93 @@
+//! A service that a person stopped stays stopped until a person starts it: no timer and no request does so.
+
+use crate::awkward_units::{set_up, start, start_with};
+use crate::lab;
+
+use lab::{Lab, Machine, until};
+
+fn is_up(machine: &Machine) -> bool {
+    machine.exec("systemctl is-active ladylinux-api").code == Some(0)
+}
+
+/// Asserts that an unattended run leaves the service stopped and reports why.
+#[track_caller]
+fn held_back(machine: &Machine) {
+    let ran = machine.refresh("run --if-changed").expect(0);
+    ran.prints("Held back").prints("the service was stopped at ").prints("`run`; or start the service");
+    assert!(!is_up(machine));
+}
+
+/// Asserts that an unattended run starts the service.
+#[track_caller]
+fn started(machine: &Machine) {
+    machine.refresh("run --if-changed").expect(0).prints("Refreshed");
+    assert!(is_up(machine));
+}
+
+#[test]
+fn a_service_that_a_person_stopped_is_started_by_no_timer_and_no_request_until_run_is_typed() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    machine.write("/etc/ladylinux/refresh.toml", &format!("allowed_branches = [\"main\"]\n{settings}"));
+    machine.exec("systemctl stop ladylinux-api").expect(0);
+    held_back(&machine);
+    machine.push_version("two");
+    held_back(&machine);
+    assert_eq!(machine.read("/opt/ladylinux/app/version.txt").as_deref(), Some("one"));
+    machine.tool("status").expect(0).prints("stopped on request at ").prints("service start");
+    assert!(machine.tool("status --json").expect(0).out.contains("\"asked_to_stop\": \"2"));
+    machine.refresh("plan").expect(0).prints("from unattended runs: the service was stopped at ");
+    machine.exec("touch /run/ladylinux-refresh/request/refresh").expect(0);
+    let request = || machine.json("/var/lib/ladylinux-refresh/status.json")["last_request"].clone();
+    until("the answer", || (request()["outcome"] == "refused").then_some(()));
+    assert!(request()["why"].to_string().contains("the service was stopped"), "{}", request());
+    assert!(!is_up(&machine));
+
+    machine.refresh("run").expect(0).prints("Refreshed");
+    assert_eq!(machine.version().as_deref(), Some("two"));
+    machine.refresh("run --if-changed").expect(0).prints("Already current");
+
+    // One that has to be killed, or ends with an error, was stopped all the same.
+    start_with(&machine, "[Service]\nExecStop=/bin/false\n");
+    until("the service", || machine.version());
+    machine.exec("systemctl stop ladylinux-api; systemctl is-failed ladylinux-api").expect(0);
+    held_back(&machine);
+    machine.exec("systemctl reset-failed ladylinux-api").expect(0);
+    start(&machine);
+    machine.push_version("three");
+    machine.refresh("run --if-changed").expect(0).prints("Refreshed");
+}
+
+#[test]
+fn a_service_that_ended_without_the_decision_of_a_person_is_started_by_an_unattended_run() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    // By itself: systemd takes this signal for a good end.
+    machine.exec("systemctl kill --signal=TERM ladylinux-api").expect(0);
+    until("its end", || (!is_up(&machine)).then_some(()));
+    started(&machine);
+    // With a unit that it needs, which is active again.
+    machine.write("/etc/systemd/system/base.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    start_with(&machine, "[Unit]\nRequires=base.service\nAfter=base.service\n");
+    until("the service", || machine.version());
+    machine.exec("systemctl stop base && systemctl start base").expect(0);
+    assert!(!is_up(&machine));
+    started(&machine);
+    // By a run that halted, whose fence a person has removed.
+    let broken = "[[hook]]\nname = \"broken\"\nkind = \"check\"\ncommand = [\"false\"]\n";
+    machine.write("/srv/work/refresh.toml", broken);
+    machine.push_version("two");
+    machine.refresh("run").expect(1);
+    machine.tool("unfence").expect(0);
+    machine.exec("rm /srv/work/refresh.toml").expect(0);
+    machine.push_version("three");
+    started(&machine);
+    // Before the last boot: systemd remembers nothing of it.
+    machine.exec("systemctl disable --now ladylinux-api").expect(0);
+    machine.reboot();
+    assert!(!is_up(&machine));
+    started(&machine);
+}
