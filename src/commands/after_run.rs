@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cli::AfterRunArgs;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::run_lock;
 use refresh_installation::journal::run_lock::Taken;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Does nothing if the run ended by itself. Otherwise stops the service that it left behind the fence, and reports
 /// that.
-pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, Error> {
+pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Success, Error> {
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let end = end_from_systemd();
     let closed = close_run(layout, &run, end);
@@ -40,7 +40,7 @@ pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, E
     }
     closed?;
     settled.map_err(|failure| Refusal::of("after-run", failure))?;
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn close_run(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {

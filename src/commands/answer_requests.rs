@@ -7,7 +7,7 @@ use crate::cli::{Format, LockArgs, ReportArgs, RunArgs, RunOptions};
 use refresh_events::run_report::{Phase, Report};
 use refresh_host::host::presence;
 use refresh_host::requests;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history;
 use refresh_installation::status_file;
 use refresh_installation::status_file::{LastRequest, RequestOutcome};
@@ -33,7 +33,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(900);
 const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Answers the requests of the application, which count as one request.
-pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
+pub(super) fn answer_requests(layout: &Layout) -> Result<Success, Error> {
     let start = clock::monotonic();
     let answered = answer(layout);
     if layout.is_real() {
@@ -44,7 +44,7 @@ pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
     answered
 }
 
-fn answer(layout: &Layout) -> Result<Ended, Error> {
+fn answer(layout: &Layout) -> Result<Success, Error> {
     let directory = layout.requests();
     let runner = Runner::silent();
     // The requests are removed before anything else can fail: a remaining request starts this program until systemd's
@@ -57,7 +57,7 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
     if taken.count > 0 {
         refresh(layout)?;
     }
-    let Some(stuck) = taken.stuck else { return Ok(Ended::Done) };
+    let Some(stuck) = taken.stuck else { return Ok(Success::Done) };
     let failure = Failure::new(format!("cannot empty {}: {stuck}", directory.display()))
         .hint(format!("check its content, then remove it as root: ls -la {}", quoted_path(&directory)));
     Err(Refusal::of("answer-requests", failure))

@@ -5,24 +5,24 @@ use std::io::Read as _;
 use crate::cli::{AsOwnerArgs, CredentialArgs};
 use crate::operations;
 use refresh_git::remote;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_programs::units;
 use refresh_system::error::Failure;
 use refresh_system::screen;
 
 /// Performs one operation: a request on standard input, an answer on standard output.
-pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
+pub(super) fn answer(args: &AsOwnerArgs) -> Result<Success, Error> {
     let request = input()?;
     let answer =
         units::operations::answer(&args.operation, &request, operations::answer).ok_or_else(|| {
             Error::Usage(Failure::new(format!("the operation {:?} does not exist", args.operation)))
         })?;
     screen::write(&answer);
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 /// Answers the request of git for the user name and the token of a URL.
-pub(super) fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
+pub(super) fn credential(args: &CredentialArgs) -> Result<Success, Error> {
     let request = String::from_utf8_lossy(&input()?).into_owned();
     let [token_file, user, operation] = args.words.as_slice() else {
         return Err(Error::Usage(Failure::new("git-credential takes a file, a user and an operation")));
@@ -31,7 +31,7 @@ pub(super) fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
     let answer =
         remote::answer_credential(&operation, &request, token_file.as_ref(), &user).map_err(Error::Usage)?;
     screen::write(answer.as_bytes());
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn input() -> Result<Vec<u8>, Error> {

@@ -7,7 +7,7 @@ use crate::bundle::Header;
 use crate::cli::{BundleCommand, LockArgs};
 use crate::commands::run_request::usual_branch;
 use crate::report::json;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::BranchName;
@@ -18,14 +18,14 @@ use refresh_system::text::{count, harmless_line, size};
 use super::{absolute, lock, open_with, refuse};
 
 /// Performs `bundle …`.
-pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Ended, Error> {
+pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Success, Error> {
     match command {
         BundleCommand::Create { output, branch, lock } => create(layout, output, branch.as_deref(), lock),
         BundleCommand::Show { file, json } => show(file, *json),
     }
 }
 
-fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs) -> Result<Ended, Error> {
+fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs) -> Result<Success, Error> {
     let branch = branch.map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let overrides = Overrides::default();
     let on = open_with(layout, "bundle", overrides)?;
@@ -38,10 +38,10 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     let (header, whole) = bundle::create(&on, &branch, &output)
         .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh plan"))?;
     print(&output, &header, &whole);
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
-fn show(file: &Path, json: bool) -> Result<Ended, Error> {
+fn show(file: &Path, json: bool) -> Result<Success, Error> {
     let file = absolute(file);
     let next = "ladylinux-refresh bundle create --output FILE";
     let (header, whole) =
@@ -53,7 +53,7 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     } else {
         print(&file, &header, &whole);
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn print(file: &Path, header: &Header, whole: &Content) {

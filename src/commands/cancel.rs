@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::CancelArgs;
 use refresh_events::event::{Event, Subscriber};
-use refresh_events::run_report::{Ending, Report};
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_events::run_report::{Report, RunResult};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history;
 use refresh_run::relay::follow;
 use refresh_run::relay::follow::{FollowOutcome, Follower, OnInterrupt};
@@ -22,7 +22,7 @@ use super::{run_id, wait};
 const BEGIN: Duration = Duration::from_secs(10);
 
 /// Halts a run.
-pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error> {
+pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Success, Error> {
     let refused = |failure| Refusal::of("cancel", failure);
     let run = run_id::resolve_or_current(layout, "cancel", args.run.as_deref())?;
     let spool = Spool::of(layout, &run);
@@ -45,7 +45,7 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
         let report = history::one(layout, &run).map_err(refused)?.report;
         let how = report.map(|report| format!(": {}", report.in_words())).unwrap_or_default();
         print_line(&format!("run {run} is not in progress{how}"));
-        return Ok(Ended::Done);
+        return Ok(Success::Done);
     }
     let seen = ReportCollector::default();
     let reporter = Box::new(seen.clone());
@@ -58,11 +58,11 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let word = match report.map(|report| report.result) {
         None => "ended without a report",
         // It was halted before its first step, or its own checks refused it at that moment.
-        Some(Ending::Refused) => "ended before it changed anything",
+        Some(RunResult::Refused) => "ended before it changed anything",
         Some(other) => other.word(),
     };
     print_line(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 /// Keeps the report.

@@ -5,13 +5,13 @@ use crate::report::json;
 use refresh_events::run_report::Enforcement;
 use refresh_host::doctor;
 use refresh_host::doctor::{DoctorReport, Examined, Finding, Severity};
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_settings::layout::Layout;
 use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless};
 
 /// Examines an installation and its host; changes nothing.
-pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error> {
+pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Success, Error> {
     let examined = Examined::open(layout).map_err(Error::Usage)?;
     let report = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
     if args.json {
@@ -21,7 +21,7 @@ pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error>
             print_line(&line);
         }
     }
-    Ok(if report.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
+    Ok(if report.count(Severity::Problem) > 0 { Success::Findings } else { Success::Done })
 }
 
 fn lines(report: &DoctorReport) -> Vec<String> {
@@ -89,10 +89,11 @@ fn on_one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use refresh_host::doctor::{Found, SkippedCheck, Subject};
+    use refresh_host::doctor::{DoctorFinding, SkippedCheck, Subject};
 
     fn finding(check: &'static str, subject: Subject, severity: Severity, what: &str) -> Finding {
-        let found = Found { severity, what: what.into(), why: "it matters".into(), repair: "do this".into() };
+        let found =
+            DoctorFinding { severity, what: what.into(), why: "it matters".into(), repair: "do this".into() };
         Finding { check, subject, found }
     }
 

@@ -6,7 +6,7 @@ use crate::cli::{EnvironmentsCommand, LockArgs};
 use crate::report::json;
 use refresh_environments::Record;
 use refresh_environments::list::{Listed, Standing};
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_settings::layout::Layout;
@@ -46,7 +46,7 @@ struct Line {
 }
 
 /// Performs `env …`.
-pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Ended, Error> {
+pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Success, Error> {
     let on = open(layout, "environments")?;
     let context = |failure| refuse(&on, "env", failure, "ladylinux-refresh env list");
     match command {
@@ -72,7 +72,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
             }
         }
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn line(on: &Installation, listed: Listed) -> Line {

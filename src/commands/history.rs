@@ -9,7 +9,7 @@ use crate::report::human;
 use crate::report::outcome::Detail;
 use crate::report::{history_page, json, outcome};
 use refresh_host::host::presence::check_there;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history as past;
 use refresh_installation::history::PastRun;
 use refresh_installation::journal::run_lock;
@@ -26,7 +26,7 @@ use refresh_system::text::{count, duration, harmless, harmless_line};
 use super::{run_id, wait};
 
 /// Lists the runs, or shows one.
-pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
+pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Success, Error> {
     let context = |failure| Refusal::of("history", failure);
     check_there(layout).map_err(context)?;
     // This is checked before the runs are read: a run that has just ended then has its report.
@@ -52,7 +52,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
             list(runs, &all, now.as_ref(), screen::width());
         }
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 /// Returns one run. A run that changed nothing has no record; it is read from its events while they are kept.
@@ -67,7 +67,7 @@ fn one(layout: &Layout, run: RunId) -> Result<PastRun, Error> {
 }
 
 /// Prints the log of a run, which hooks may have made large: only one line of it is in memory at a time.
-fn print_log(layout: &Layout, run: &RunId) -> Result<Ended, Error> {
+fn print_log(layout: &Layout, run: &RunId) -> Result<Success, Error> {
     wait::check_known(layout, "history", run)?;
     let refused = |failure| Refusal::of("history", failure);
     let path = layout.run_log(run);
@@ -81,7 +81,7 @@ fn print_log(layout: &Layout, run: &RunId) -> Result<Ended, Error> {
     while read(&mut line).map_err(refused)? > 0 && screen::is_taken() {
         print_line(&harmless(String::from_utf8_lossy(&line).trim_end_matches('\n')));
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn show(layout: &Layout, run: &PastRun, now: Option<&RunId>, json: bool) {

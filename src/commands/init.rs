@@ -8,10 +8,10 @@ use crate::report::human::Human;
 use crate::report::outcome::Detail;
 use refresh_events::event::Events;
 use refresh_host::doctor;
-use refresh_host::doctor::{Examined, Found};
+use refresh_host::doctor::{DoctorFinding, Examined};
 use refresh_host::host;
 use refresh_host::host::{Host, InitInput, InitOptions, Need, migration};
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::as_typed;
 use refresh_installation::journal::recover;
 use refresh_programs::process::Runner;
@@ -28,7 +28,7 @@ use super::{lock, undo};
 
 /// Creates the missing parts, and reports existing files as unchanged. All input is checked first, including the remote
 /// and its branch: a mistake leaves nothing behind.
-pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
+pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     if args.dry_run && migration::is_needed(layout).map_err(refusal)? {
         for line in migration::plan(layout) {
             print_line(&format!("would {}", harmless_line(&line)));
@@ -49,7 +49,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     if args.dry_run {
         let host = Host::new(layout, input, run, runner).map_err(refusal)?;
         show(&host, layout).map_err(refusal)?;
-        return Ok(Ended::Done);
+        return Ok(Success::Done);
     }
     // Its processes are marked like those of a run: the next command can end the processes of a killed init.
     let runner = runner.for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
@@ -63,7 +63,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     released.map_err(refusal)?;
     print_manual_steps(&found);
     print_line(&format!("ready; refresh it with: {}", as_typed(layout, "ladylinux-refresh run")));
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn refusal(failure: Failure) -> Error {
@@ -115,13 +115,13 @@ fn apply(host: &Host) -> Outcome<()> {
 }
 
 /// Returns the doctor's findings that `init` does not repair.
-fn manual_steps(host: &Host, layout: &Layout) -> Outcome<Vec<Found>> {
+fn manual_steps(host: &Host, layout: &Layout) -> Outcome<Vec<DoctorFinding>> {
     let input = &host.input;
     let examined = Examined::of_init(layout, input.layers.clone(), input.branch.clone(), host.tree()?)?;
     doctor::examine_manual(&examined)
 }
 
-fn print_manual_steps(found: &[Found]) {
+fn print_manual_steps(found: &[DoctorFinding]) {
     if found.is_empty() {
         return;
     }

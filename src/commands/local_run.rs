@@ -7,7 +7,7 @@ use crate::bundle;
 use refresh_events::event::{Events, Subscriber};
 use refresh_events::run_report::{HeldBack, ModelsSummary, Phase, Report};
 use refresh_host::host::presence;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover;
 use refresh_installation::status_file;
@@ -58,7 +58,7 @@ impl LocalRun {
     }
 
     /// Writes its end for its followers.
-    pub(super) fn end(&self, result: &Result<Ended, Error>) {
+    pub(super) fn end(&self, result: &Result<Success, Error>) {
         if self.spool.is_there() {
             let code = result.as_ref().map_or_else(Error::code, |_| 0);
             if let Err(failure) = self.spool.set_end(ExitKind::Code(code.into())) {
@@ -70,7 +70,7 @@ impl LocalRun {
     }
 
     /// Performs the run of `request`.
-    pub(super) fn refresh(&self, layout: &Layout, request: &RunRequest) -> Result<Ended, Error> {
+    pub(super) fn refresh(&self, layout: &Layout, request: &RunRequest) -> Result<Success, Error> {
         let start = clock::monotonic();
         presence::check_there(layout)
             .map_err(|failure| Refusal::of(&Phase::Preflight.to_string(), failure))?;
@@ -94,7 +94,7 @@ impl LocalRun {
     }
 
     /// Performs a run whose installation is open and whose lock is held.
-    fn carry_out(&self, on: &Installation, request: &RunRequest, start: Instant) -> Result<Ended, Error> {
+    fn carry_out(&self, on: &Installation, request: &RunRequest, start: Instant) -> Result<Success, Error> {
         let mut report = Report::new(self.run.clone(), request.command(), self.started_at);
         let checked = begin::preflight(&self.events, &mut report, start, || {
             let (target, found) = examine(on, request, &self.run)?;
@@ -106,16 +106,16 @@ impl LocalRun {
             Err(failure) => return Err(status::refused_in_preflight(on, report, &failure, &request.again)),
         };
         let (observed, aimed, warnings) = match found {
-            Found::Fit { observed, aimed, warnings } => (observed, aimed, warnings),
-            Found::Held(held) => {
+            Preflighted::Fit { observed, aimed, warnings } => (observed, aimed, warnings),
+            Preflighted::Held(held) => {
                 report.branch = target.branch().clone();
                 status::held_back(on, &self.events, report, *held);
-                return Ok(Ended::Done);
+                return Ok(Success::Done);
             }
-            Found::AllThere { models } => {
+            Preflighted::AllThere { models } => {
                 (report.branch, report.models) = (target.branch().clone(), models);
                 status::unchanged(on, &self.events, report);
-                return Ok(Ended::Done);
+                return Ok(Success::Done);
             }
         };
         let running = observed.service.running().cloned();
@@ -131,12 +131,12 @@ impl LocalRun {
             .with_service(running);
         let planned = if on.settings.strict_order { planned } else { planned.stage()? };
         refresh::execute(planned)?;
-        Ok(Ended::Done)
+        Ok(Success::Done)
     }
 }
 
 /// The result of preflight.
-enum Found {
+enum Preflighted {
     /// Nothing must be done. The models were verified if the settings require it.
     AllThere { models: Option<ModelsSummary> },
     /// The commit to deploy is held back from this unattended run.
@@ -145,7 +145,7 @@ enum Found {
     Fit { observed: Box<Observed>, aimed: Vec<CommitId>, warnings: Vec<String> },
 }
 
-impl Found {
+impl Preflighted {
     fn summary(&self) -> String {
         match self {
             Self::AllThere { .. } => "everything is up to date".to_owned(),
@@ -159,7 +159,7 @@ impl Found {
 }
 
 /// Preflight: cleans up after an interrupted run; everything else is only read.
-fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target, Found)> {
+fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target, Preflighted)> {
     interrupt::check()?;
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
@@ -191,7 +191,7 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
         let incoming = Incoming::examine(on, &target, &observed, run)?;
         if incoming.is_up_to_date(&target, &observed) && answers(on, &incoming.commit)? {
             let models = refresh::models::verified(on, &incoming.commit)?;
-            return Ok((target, Found::AllThere { models }));
+            return Ok((target, Preflighted::AllThere { models }));
         }
         tip = Some(incoming.commit);
     }
@@ -199,12 +199,12 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
         && let Target::Latest(branch) = &target
         && let Some(held) = held_back::find(on, run, branch, tip.as_ref(), &observed)?
     {
-        return Ok((target, Found::Held(Box::new(held))));
+        return Ok((target, Preflighted::Held(Box::new(held))));
     }
     if let Target::Earlier(pair) = &target {
         on.mirror.ensure_earlier(&pair.branch, &pair.commit)?;
     }
-    Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
+    Ok((target, Preflighted::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
 }
 
 /// Stops a service that a killed run left running behind the fence (RW-7.1a): independent of the result of this run,

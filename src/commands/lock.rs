@@ -8,7 +8,7 @@ use crate::report::json;
 use refresh_environments::lock::Form;
 use refresh_environments::{Lock, Locked};
 use refresh_events::run_report::LockSummary;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
@@ -34,7 +34,7 @@ struct LockOutput<'a> {
 }
 
 /// A lock, with its branch, its commit and the changes of an upgrade.
-struct Found {
+struct BranchLock {
     branch: BranchName,
     commit: CommitId,
     lock: Lock,
@@ -42,7 +42,7 @@ struct Found {
 }
 
 /// Prints the lock of a branch.
-pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Ended, Error> {
+pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Success, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let on = open_with(layout, "lock", Overrides::default())?;
     // Runs also use the mirror and the locks.
@@ -50,17 +50,17 @@ pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Ended, Err
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
     let found = examine(&on, branch, args.upgrade).map_err(refused)?;
     print(args, &found).map_err(refused)?;
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
-fn examine(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outcome<Found> {
+fn examine(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outcome<BranchLock> {
     let branch = branch.unwrap_or_else(|| usual_branch(on));
     let scratch = RunId::new(clock::now(), std::process::id());
     let commit = on.mirror.ensure(&scratch, &branch)?;
     let made = make(on, &commit, upgrade);
     on.mirror.release(&scratch)?;
     let (lock, changes) = made?;
-    Ok(Found { branch, commit, lock, changes })
+    Ok(BranchLock { branch, commit, lock, changes })
 }
 
 fn make(on: &Installation, commit: &CommitId, upgrade: bool) -> Outcome<(Lock, Vec<String>)> {
@@ -75,8 +75,8 @@ fn make(on: &Installation, commit: &CommitId, upgrade: bool) -> Outcome<(Lock, V
     Ok((lock, changes))
 }
 
-fn print(args: &LockCommandArgs, found: &Found) -> Outcome<()> {
-    let Found { branch, commit, lock, changes } = found;
+fn print(args: &LockCommandArgs, found: &BranchLock) -> Outcome<()> {
+    let BranchLock { branch, commit, lock, changes } = found;
     if args.json {
         let (lock, packages) = (lock.summary(), &lock.packages);
         let output = LockOutput { schema: 1, branch, commit, lock, changes, packages };

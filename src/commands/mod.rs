@@ -44,7 +44,7 @@ use crate::cli::{BundleCommand, Cli, Command, EnvironmentsCommand, ServiceComman
 use crate::report::error_json::ErrorObject;
 use crate::report::json;
 use crate::{operations, page};
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::as_typed;
 use refresh_programs::units;
 use refresh_settings::layout::Layout;
@@ -56,7 +56,7 @@ use refresh_system::screen;
 ///
 /// # Errors
 /// The failure of the command; [`Error::code`] is the exit code.
-pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
+pub fn dispatch(cli: Cli) -> Result<Success, Error> {
     let needs_output = is_for_its_output(&cli.command);
     let ended = dispatch_to_command(cli)?;
     match screen::lost().filter(|_| needs_output) {
@@ -91,7 +91,7 @@ fn is_for_its_output(command: &Command) -> bool {
     }
 }
 
-fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
+fn dispatch_to_command(cli: Cli) -> Result<Success, Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
     interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
@@ -120,10 +120,10 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
         Command::AnswerRequests => answer_requests::answer_requests(&layout),
         Command::AsOwner(args) => as_owner::answer(&args),
         Command::Unit(_) => units::work(operations::answer)
-            .map(|()| Ended::Done)
+            .map(|()| Success::Done)
             .map_err(|failure| Refusal::of("unit", failure)),
         Command::Page(args) => page::answer(&args.fence)
-            .map(|()| Ended::Done)
+            .map(|()| Success::Done)
             .map_err(|failure| Refusal::of(page::COMMAND, failure)),
         Command::GitCredential(args) => as_owner::credential(&args),
     }

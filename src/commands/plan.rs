@@ -4,7 +4,7 @@ use crate::bundle;
 use crate::cli::{LockArgs, PlanArgs, RunArgs, RunOptions, words};
 use crate::report::json;
 use refresh_git::history::Changes;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_run::plan;
@@ -26,7 +26,7 @@ use super::run_request::{again, bundle_options, choose_branch, usual_branch};
 use super::{held_back, lock, open_with, refuse};
 
 /// Shows the effects of a run; changes nothing in the installation.
-pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> {
+pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Success, Error> {
     args.options.normalize();
     // Next commands contain the arguments, so all of them must be text.
     words::of("plan", &args).map_err(Error::Usage)?;
@@ -47,7 +47,7 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> 
     } else {
         show(&on, &made, &args.options);
     }
-    Ok(if args.exit_code && made.changed { Ended::Findings } else { Ended::Done })
+    Ok(if args.exit_code && made.changed { Success::Findings } else { Success::Done })
 }
 
 /// Returns the command after a refusal: the plan of the branch in a cause, with its options, else `status`.

@@ -3,7 +3,7 @@
 
 use crate::cli::{Format, RollbackArgs};
 use crate::report::json;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::history;
 use refresh_installation::history::CurrentState;
 use refresh_installation::installation::Installation;
@@ -24,7 +24,7 @@ use super::{lock, open_with, refuse};
 const NAMED: usize = 10;
 
 /// Shows the effects of a rollback to `run`.
-pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) -> Result<Ended, Error> {
+pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) -> Result<Success, Error> {
     let on = open_with(layout, "rollback", Overrides::default())?;
     let _lock = lock(layout, "rollback --dry-run", None, &args.lock)?;
     let plan = read(&on, run);
@@ -34,7 +34,7 @@ pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) ->
     } else {
         screen::print_lines(&lines(&on, &plan, run, screen::text_width()));
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn read(on: &Installation, run: Option<&RunId>) -> Outcome<RollbackPlan> {

@@ -1,7 +1,7 @@
 //! `run`: a refresh, in this process or in another one.
 
 use crate::cli::RunArgs;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
 use refresh_system::screen::print_to_stderr;
@@ -11,7 +11,7 @@ use super::run_request::RunRequest;
 use super::{run_process, unchanged, with_command_to_repeat};
 
 /// Refreshes an installation with the run of this ID.
-pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Ended, Error> {
+pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Success, Error> {
     let (place, report) = (args.place.clone(), args.report.clone());
     let request = RunRequest::of_run(args).map_err(Error::Usage)?;
     super::migrate(layout, &mut |line| print_to_stderr(&harmless_line(line))).map_err(

@@ -6,7 +6,7 @@
 use crate::cli::{Format, PlaceArgs, ReportArgs};
 use refresh_host::host::presence;
 use refresh_installation::exit;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation;
 use refresh_installation::journal::run_lock;
 use refresh_programs::process::{ExitKind, ProcessId};
@@ -31,7 +31,7 @@ pub(super) fn carry_out(
     run: RunId,
     place: &PlaceArgs,
     report: &ReportArgs,
-) -> Result<Ended, Error> {
+) -> Result<Success, Error> {
     if let Some(name) = &place.worker {
         return as_worker(layout, request, RunId::parse(name).map_err(Error::Usage)?);
     }
@@ -55,7 +55,7 @@ pub(super) fn new_name() -> RunId {
 }
 
 /// Performs the run for followers. Output without an event goes to standard error, which they also read.
-fn as_worker(layout: &Layout, request: &RunRequest, run: RunId) -> Result<Ended, Error> {
+fn as_worker(layout: &Layout, request: &RunRequest, run: RunId) -> Result<Success, Error> {
     let local = LocalRun::new(layout, run, Vec::new());
     if local.spool.make().is_ok() {
         let _ = local.spool.set_worker(ProcessId::own());
@@ -75,7 +75,7 @@ fn start_process(
     run: &RunId,
     place: &PlaceArgs,
     report: &ReportArgs,
-) -> Result<Ended, Error> {
+) -> Result<Success, Error> {
     let refused = |failure: Failure| Refusal::of("preflight", failure);
     presence::check_there(layout).map_err(refused)?;
     if request.lock.wait.is_zero() {
@@ -104,7 +104,7 @@ fn start_process(
             Some(Format::Json) => screen::print_line(&serde_json::json!({ "run": run }).to_string()),
             _ => screen::print_line(run.as_str()),
         }
-        return Ok(Ended::Done);
+        return Ok(Success::Done);
     }
     let reporter = reporter(report);
     follow(Follower { layout, run, reporter, on_interrupt: OnInterrupt::Cancel, bus })
@@ -143,7 +143,7 @@ fn start_failure(layout: &Layout, run: &RunId, why: StartError) -> Error {
 }
 
 /// Follows a run and returns its end.
-pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
+pub(super) fn follow(follower: Follower<'_>) -> Result<Success, Error> {
     let (layout, run) = (follower.layout, follower.run.clone());
     match follower.follow() {
         FollowOutcome::Left(signal) => {
@@ -155,7 +155,7 @@ pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
             Err(Error::Lost { run, end, service, next })
         }
         FollowOutcome::Over { end, reported } => match end.map(exit::of_process).or(reported) {
-            Some(0) | None => Ok(Ended::Done),
+            Some(0) | None => Ok(Success::Done),
             Some(code) => Err(Error::Reported(code)),
         },
     }

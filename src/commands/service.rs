@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cli::ServiceCommand;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history;
 use refresh_installation::installation::Installation;
 use refresh_run::refresh::others;
@@ -18,7 +18,7 @@ use refresh_system::text::{harmless_line, quoted};
 use super::{open, refuse, service_restart, warn};
 
 /// Performs `service …`.
-pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
+pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Success, Error> {
     let during = match command {
         ServiceCommand::Start => "service start",
         ServiceCommand::Stop => "service stop",
@@ -38,7 +38,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
                 print_line(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
             }
             if state.running().is_none() {
-                return Ok(Ended::Findings);
+                return Ok(Success::Findings);
             }
         }
         ServiceCommand::Restart => return service_restart::restart(&on),
@@ -49,7 +49,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             }
         }
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn start(on: &Installation) -> Result<(), Error> {
@@ -109,7 +109,7 @@ fn starts_again(on: &Installation, layout: &Layout) -> Vec<String> {
 }
 
 /// Runs the embedded supervisor until its service has ended.
-pub(super) fn supervise(layout: &Layout) -> Result<Ended, Error> {
+pub(super) fn supervise(layout: &Layout) -> Result<Success, Error> {
     supervisor::run_supervisor(layout).map_err(|failure| Refusal::of("supervise", failure))?;
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }

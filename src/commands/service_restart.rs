@@ -2,7 +2,7 @@
 //! stopped.
 
 use crate::cli::LockArgs;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::history;
 use refresh_installation::installation::Installation;
 use refresh_run::plan::preflight;
@@ -26,7 +26,7 @@ const DURING: &str = "service restart";
 
 /// Restarts the service, and reports its downtime. A service that fails its health check stays unchanged, and the
 /// command ends with exit code 5.
-pub(super) fn restart(on: &Installation) -> Result<Ended, Error> {
+pub(super) fn restart(on: &Installation) -> Result<Success, Error> {
     let context = |failure| refuse(on, DURING, failure, "ladylinux-refresh status");
     let _lock = lock(&on.layout, DURING, None, &LockArgs::default())?;
     if let Some(fence) = fence::read(&on.layout).map_err(context)? {
@@ -49,12 +49,12 @@ pub(super) fn restart(on: &Installation) -> Result<Ended, Error> {
             print_line(&format!(
                 "{restarted}: healthy (HTTP {status}), stable for {stable}, down for {down}"
             ));
-            Ok(Ended::Done)
+            Ok(Success::Done)
         }
         Err(failure) if failure.interrupted_by().is_some() => Err(context(failure)),
         Err(failure) => {
             print_error(&on.layout, &refuse(on, DURING, failure, "ladylinux-refresh service logs"));
-            Ok(Ended::Findings)
+            Ok(Success::Findings)
         }
     }
 }

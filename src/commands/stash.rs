@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::cli::{LockArgs, StashCommand};
 use refresh_git::path::TreePath;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
@@ -26,7 +26,7 @@ use super::{lock, open, refuse, run_id};
 const NAMED: usize = 200;
 
 /// Performs `stash …`.
-pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
+pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Success, Error> {
     let on = open(layout, "stash")?;
     let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
     let parse = |run: &str| run_id::resolve_stash(layout, "stash", run);
@@ -50,7 +50,7 @@ pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Er
             }
         }
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn list(on: &Installation) -> Outcome<()> {

@@ -6,7 +6,7 @@ use crate::cli::StatusArgs;
 use crate::report::{json, outcome};
 use refresh_events::run_report;
 use refresh_events::run_report::{HeldBack, LockSummary, RELEASE, Report};
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::history;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::{run_lock, store};
@@ -72,7 +72,7 @@ struct Status {
 }
 
 /// Shows the state of an installation; changes nothing.
-pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
+pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Success, Error> {
     let on = open(layout, "status")?;
     let found = examine(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
@@ -80,7 +80,7 @@ pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error>
     } else {
         show(&on, &found);
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {

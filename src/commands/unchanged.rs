@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cli::ReportArgs;
 use refresh_events::run_report::{ModelsSummary, Report};
 use refresh_host::host::presence;
-use refresh_installation::exit::Ended;
+use refresh_installation::exit::Success;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::run_lock;
 use refresh_installation::journal::run_lock::Taken;
@@ -41,7 +41,7 @@ pub(super) fn answer(
     request: &RunRequest,
     report: &ReportArgs,
     run: &RunId,
-) -> Option<Ended> {
+) -> Option<Success> {
     let start = clock::monotonic();
     presence::check_there(layout).ok()?;
     let layers = settings(layout, request.overrides.clone()).ok()?;
@@ -57,8 +57,8 @@ pub(super) fn answer(
     begin::preflight(&local.events, &mut report, start, || Ok(((), summary))).ok()?;
     (report.branch, report.models) = (target.branch().clone(), models);
     status::unchanged(&on, &local.events, report);
-    local.end(&Ok(Ended::Done));
-    Some(Ended::Done)
+    local.end(&Ok(Success::Done));
+    Some(Success::Done)
 }
 
 /// Reads everything that a run would find; returns `None` if something is not up to date.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::LockArgs;
 use refresh_host::host::undo::Undo;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_settings::layout::Layout;
 use refresh_system::error::Failure;
 use refresh_system::interrupt;
@@ -14,7 +14,7 @@ use refresh_system::text::{harmless_line, quoted_path};
 use super::{lock, open, refuse};
 
 /// Removes everything; with `dry_run` only lists it.
-pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
+pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Success, Error> {
     let on = open(layout, "init --undo")?;
     let layout = &on.layout;
     let refused = |failure: Failure| refuse(&on, "init --undo", failure, "ladylinux-refresh init --undo");
@@ -43,5 +43,5 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
     } else {
         "everything that this program added is removed, but for the program itself"
     });
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }

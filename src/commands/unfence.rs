@@ -1,7 +1,7 @@
 //! `unfence`: a person decides that the service may start although the last refresh failed.
 
 use crate::cli::UnfenceArgs;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_installation::journal::recover;
 use refresh_installation::journal::recover::Exchanges as _;
 use refresh_run::refresh::socket;
@@ -14,14 +14,14 @@ use refresh_system::text::harmless_line;
 use super::{lock, open, refuse, with_command_to_repeat};
 
 /// Lowers the fence; starts nothing.
-pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
+pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Success, Error> {
     let on = open(layout, "unfence")?;
     let _lock = lock(layout, "unfence", None, &args.lock)
         .map_err(|error| with_command_to_repeat(error, "ladylinux-refresh unfence"))?;
     let context = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
     let Some(standing) = fence::read(layout).map_err(context)? else {
         print_line("the service is not fenced");
-        return Ok(Ended::Done);
+        return Ok(Success::Done);
     };
     // A killed run may have left two versions in app/.
     for run in recover::all(&layout.runs()).map_err(context)? {
@@ -43,5 +43,5 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
     );
     print_line(&format!("start it:        {}", on.as_typed("ladylinux-refresh service start")));
     print_line(&format!("or go back:      {}", on.as_typed("ladylinux-refresh rollback")));
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::WaitArgs;
 use refresh_events::event::Event;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history;
 use refresh_run::relay::follow::{Follower, OnInterrupt};
 use refresh_run::relay::spool::Spool;
@@ -14,7 +14,7 @@ use refresh_system::error::Failure;
 use super::{reporter, run_id, run_process};
 
 /// Follows a run from its beginning to its end.
-pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
+pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Success, Error> {
     let run = run_id::resolve_or_current(layout, "wait", args.run.as_deref())?;
     let mut reporter = reporter(&args.report);
     if Spool::of(layout, &run).is_there() {
@@ -30,7 +30,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
     };
     let code = report.exit_code;
     reporter.take(&Event::RunFinished { report: Box::new(report) });
-    if code == 0 { Ok(Ended::Done) } else { Err(Error::Reported(code)) }
+    if code == 0 { Ok(Success::Done) } else { Err(Error::Reported(code)) }
 }
 
 /// Refuses a run without any kept data.

@@ -1,7 +1,7 @@
 //! The result of a run as text for people: first the verdict, then the facts, last the error with the next command.
 //! Pure.
 
-use refresh_events::run_report::{Connections, Ending, Enforcement, Error, Outage, Report, Requested};
+use refresh_events::run_report::{Connections, Enforcement, Error, Outage, Report, Requested, RunResult};
 use refresh_settings::names::CommitId;
 use refresh_system::clock;
 use refresh_system::text::{count, duration, harmless, harmless_line};
@@ -32,7 +32,7 @@ pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
             facts.add("", &format!("sha256 {digest}"));
         }
     }
-    if report.result != Ending::Refused {
+    if report.result != RunResult::Refused {
         environment(report, &mut facts);
     }
     if report.error.is_none() {
@@ -54,7 +54,7 @@ pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
     if report.saved.count > 0 {
         let paths = shortened(&report.saved.paths, report.saved.count);
         facts.add("stash", &format!("{}: {paths}", count(report.saved.count, "local change")));
-        if let Some(command) = &report.saved.look {
+        if let Some(command) = &report.saved.command {
             facts.add("", command);
         }
     }
@@ -87,21 +87,21 @@ fn verdict(report: &Report) -> String {
     let moved = if before == now { format!("at {now}") } else { format!("from {before} to {now}") };
     let branch = &report.branch;
     match report.result {
-        Ending::Refreshed => {
+        RunResult::Refreshed => {
             let word = if report.command == "rollback" { "Rolled back" } else { "Refreshed" };
             format!("{} {branch} {moved} in {took}{down}", paint(Tone::Good, word))
         }
-        Ending::Unchanged => {
+        RunResult::Unchanged => {
             format!("{}: {branch} at {now}, found in {took}", paint(Tone::Good, "Already current"))
         }
-        Ending::HeldBack => {
+        RunResult::HeldBack => {
             format!("{}: {branch} stays at {now}, found in {took}", paint(Tone::Warning, "Held back"))
         }
-        Ending::Refused => {
+        RunResult::Refused => {
             let word = if report.exit_code > 128 { "Cancelled" } else { "Refused" };
             format!("{} after {took}; nothing was changed", paint(Tone::Bad, word))
         }
-        Ending::Halted => {
+        RunResult::Halted => {
             let step = report.error.as_ref().map(|error| format!(" in {}", step(error))).unwrap_or_default();
             format!(
                 "{}{step} after {took}; the service is {}",
@@ -109,7 +109,7 @@ fn verdict(report: &Report) -> String {
                 state_word(report)
             )
         }
-        Ending::Interrupted => format!("{} after {took}", paint(Tone::Bad, "Interrupted")),
+        RunResult::Interrupted => format!("{} after {took}", paint(Tone::Bad, "Interrupted")),
     }
 }
 
@@ -120,7 +120,7 @@ fn commit(report: &Report, facts: &mut Facts) {
         requested.title().map(|title| format!(" {}", harmless_line(&title))).unwrap_or_default()
     };
     let now = report.commit.as_ref().map_or("unknown", |commit| commit.short());
-    if report.result == Ending::Refused {
+    if report.result == RunResult::Refused {
         if let Some(requested) = requested {
             let commit =
                 requested.commit.as_ref().map(|commit| format!("{}{}", commit.short(), title(requested)));
@@ -151,8 +151,8 @@ pub fn outage(seen: &Outage, facts: &mut Facts) {
     for run in &seen.runs {
         facts.add("", &format!("run {run} failed"));
     }
-    if let Some(look) = &seen.look {
-        facts.add("", look);
+    if let Some(command) = &seen.command {
+        facts.add("", command);
     }
 }
 

@@ -12,7 +12,7 @@ use clap::error::ErrorKind::{DisplayHelp, InvalidValue, MissingRequiredArgument}
 use clap::{CommandFactory as _, Parser as _};
 use host::{Host, Ran, ran};
 use ladylinux_refresh::cli::Cli;
-use refresh_installation::exit::{Ended, Error, Refusal, code};
+use refresh_installation::exit::{Error, Refusal, Success, code};
 use refresh_programs::process::ExitKind;
 use refresh_settings::keys::{application_keys, host_keys};
 use refresh_settings::layers::{Layers, Overrides};
@@ -185,9 +185,9 @@ fn rw_8_3_the_documented_exit_codes_are_those_of_the_program() {
         .map(str::to_owned)
         .collect();
     let failure = || Failure::new("x");
-    let ends: Vec<Result<Ended, Error>> = vec![
-        Ok(Ended::Done),
-        Ok(Ended::Findings),
+    let ends: Vec<Result<Success, Error>> = vec![
+        Ok(Success::Done),
+        Ok(Success::Findings),
         Err(Error::Usage(failure())),
         Err(Refusal::of("preflight", failure())),
         Err(Refusal::of("preflight", Failure::interrupted(2))),

@@ -235,9 +235,9 @@ fn report(result: &str) -> Report {
         "downtime_ms": if result == "refreshed" { Some(1234) } else { None },
         "phases": [{"phase": "preflight", "duration_ms": 2250, "ok": true, "summary": "fit"}],
         "saved": if stopped {
-            json!({"count": 2, "paths": ["a", "b\u{7}"], "place": "/r/stash/R", "look": "ladylinux-refresh stash show R"})
+            json!({"count": 2, "paths": ["a", "b\u{7}"], "place": "/r/stash/R", "command": "ladylinux-refresh stash show R"})
         } else {
-            json!({"count": 0, "paths": [], "place": null, "look": null})
+            json!({"count": 0, "paths": [], "place": null, "command": null})
         },
         "preserved": if result == "refreshed" { json!(["prefs.json"]) } else { json!([]) },
         "protected": {"entries": if failed { 0 } else { 9 }, "changed": []},

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use refresh_events::event::Events;
-use refresh_programs::process::{Ended, Finished, Program, Runner};
+use refresh_programs::process::{ChildEnd, Finished, Program, Runner};
 use refresh_system::disk::Owner;
 use tempfile::TempDir;
 
@@ -130,7 +130,7 @@ fn rw_8_4_arguments_of_the_script_reach_the_program_as_a_command() {
 fn the_exit_code_is_the_programs_own() {
     let world = World::new();
     World::executable(&world.at("bin/ladylinux-refresh"), "#!/bin/sh\nexit 4\n");
-    assert_eq!(world.run(&[]).ended, Ended::Exited(4));
+    assert_eq!(world.run(&[]).ended, ChildEnd::Exited(4));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_program_that_others_can_replace_is_not_started() {
         let world = World::new().with_installed().with_cargo("exit 9");
         change_mode(&world.at(writable), 0o775);
         let finished = world.run(&[]);
-        assert_eq!(finished.ended, Ended::Exited(3), "{writable}");
+        assert_eq!(finished.ended, ChildEnd::Exited(3), "{writable}");
         assert!(printed(&finished).contains("others can write"), "{}", printed(&finished));
         assert!(finished.stdout.is_empty());
     }
@@ -154,7 +154,7 @@ fn a_link_to_a_program_is_as_safe_as_the_place_that_it_leads_to() {
     assert!(runner().run(&link.arg(world.at("bin/ladylinux-refresh"))).unwrap().succeeded());
     assert_eq!(world.run(&[]).text(), "<run>");
     change_mode(&world.at("elsewhere"), 0o777);
-    assert_eq!(world.run(&[]).ended, Ended::Exited(3));
+    assert_eq!(world.run(&[]).ended, ChildEnd::Exited(3));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn the_option_no_service_is_refused_if_a_service_is_installed() {
     let root = format!("--root={}", world.at("root").display());
     World::executable(&world.at("root/var/lib/ladylinux-refresh/supervisor/state.json"), "{}");
     let finished = world.run(&[&root, "main", "--no-service"]);
-    assert_eq!(finished.ended, Ended::Exited(2));
+    assert_eq!(finished.ended, ChildEnd::Exited(2));
     assert!(printed(&finished).contains("a service is installed"), "{}", printed(&finished));
     assert!(finished.stdout.is_empty());
 }
@@ -171,7 +171,7 @@ fn the_option_no_service_is_refused_if_a_service_is_installed() {
 #[test]
 fn without_an_installed_program_a_clear_error_is_printed() {
     let finished = World::new().run(&["main"]);
-    assert_eq!(finished.ended, Ended::Exited(3));
+    assert_eq!(finished.ended, ChildEnd::Exited(3));
     assert!(printed(&finished).contains("is not installed"), "{}", printed(&finished));
 }
 
@@ -189,7 +189,7 @@ fn a_checkout_in_which_others_can_write_is_not_built() {
         let world = World::new().with_cargo("touch built");
         change_mode(&world.at(writable), mode);
         let finished = world.run(&[]);
-        assert_eq!(finished.ended, Ended::Exited(3), "{writable}");
+        assert_eq!(finished.ended, ChildEnd::Exited(3), "{writable}");
         assert!(!world.at("checkout/built").exists());
     }
 }

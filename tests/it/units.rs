@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use refresh_events::event::Events;
 use refresh_events::run_report::Enforcement;
 use refresh_programs::process::identity::all_pids;
-use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::process::{ChildEnd, Program, Runner};
 use refresh_programs::units::operations::{READY, Ready, ReadyRequest};
-use refresh_programs::units::{Credential, Job, Role, Units};
+use refresh_programs::units::{Credential, Role, UnitOptions, Units};
 use refresh_settings::layout::Layout;
 use refresh_system::disk::Owner;
 
@@ -33,8 +33,8 @@ fn world() -> World {
     World { _root: root, layout, units }
 }
 
-fn job(role: Role) -> Job {
-    Job::new(role, Duration::from_secs(60))
+fn options(role: Role) -> UnitOptions {
+    UnitOptions::new(role, Duration::from_secs(60))
 }
 
 fn sh(script: &str) -> Program {
@@ -58,7 +58,7 @@ fn rw_6_1_a_program_can_write_to_its_own_directories_and_not_to_models() {
         app.display(),
         models.display()
     );
-    let finished = world.units.run(&job(Role::Hooks).writes(&app), &sh(&script)).unwrap();
+    let finished = world.units.run(&options(Role::Hooks).writes(&app), &sh(&script)).unwrap();
     assert_eq!(fs::read_to_string(app.join("note")).unwrap(), "ok\n");
     assert_eq!(fs::read_to_string(app.join("moved")).unwrap(), "tmp\n");
     if has_landlock(&world.units) {
@@ -76,9 +76,9 @@ fn a_copy_of_a_secret_exists_as_long_as_the_job() {
     fs::write(&secret, "s3cret").unwrap();
     let with_secret = |deadline| {
         let credential = Credential { name: "token".to_owned(), source: secret.clone() };
-        let mut job = Job::new(Role::Fetch, deadline);
-        job.credentials.push(credential);
-        job
+        let mut options = UnitOptions::new(Role::Fetch, deadline);
+        options.credentials.push(credential);
+        options
     };
     let left = || fs::read_dir(world.layout.volatile()).map_or(0, Iterator::count);
     let read = sh(&format!(
@@ -89,7 +89,7 @@ fn a_copy_of_a_secret_exists_as_long_as_the_job() {
     assert_eq!(finished.text(), "s3cret700\n");
     assert_eq!(left(), 0);
     let late = world.units.run(&with_secret(Duration::from_millis(300)), &sh("sleep 60")).unwrap();
-    assert!(matches!(late.ended, Ended::PastDeadline(_)), "{late:?}");
+    assert!(matches!(late.ended, ChildEnd::PastDeadline(_)), "{late:?}");
     assert_eq!(left(), 0);
     let waiting =
         world.units.wait_in_unit(&with_secret(Duration::from_secs(60)), READY, &ReadyRequest {}).unwrap();
@@ -105,8 +105,8 @@ fn a_program_gets_its_own_environment_directory_and_input_and_its_code_is_return
         .input(b"input\n".to_vec())
         .env("GREETING", "hello")
         .directory(world.layout.app());
-    let finished = world.units.run(&job(Role::Hooks), &program).unwrap();
-    assert_eq!(finished.ended, Ended::Exited(7));
+    let finished = world.units.run(&options(Role::Hooks), &program).unwrap();
+    assert_eq!(finished.ended, ChildEnd::Exited(7));
     let expected = format!("input\n{}\nhello\nNoNewPrivs:\t1\n", world.layout.app().display());
     assert_eq!(finished.text(), expected);
 }
@@ -114,7 +114,7 @@ fn a_program_gets_its_own_environment_directory_and_input_and_its_code_is_return
 #[test]
 fn a_program_that_does_not_exist_is_reported_by_name() {
     let world = world();
-    let finished = world.units.run(&job(Role::Hooks), &Program::new("/nowhere/at-all")).unwrap();
+    let finished = world.units.run(&options(Role::Hooks), &Program::new("/nowhere/at-all")).unwrap();
     assert!(!finished.succeeded());
     assert!(String::from_utf8_lossy(&finished.stderr).contains("/nowhere/at-all"), "{finished:?}");
 }
@@ -122,9 +122,9 @@ fn a_program_that_does_not_exist_is_reported_by_name() {
 #[test]
 fn a_unit_past_its_deadline_is_ended_with_all_that_it_started() {
     let world = world();
-    let job = Job::new(Role::Hooks, Duration::from_millis(500));
-    let finished = world.units.run(&job, &sh("sleep 61 & echo $!; sleep 62")).unwrap();
-    assert!(matches!(finished.ended, Ended::PastDeadline(_)), "{finished:?}");
+    let options = UnitOptions::new(Role::Hooks, Duration::from_millis(500));
+    let finished = world.units.run(&options, &sh("sleep 61 & echo $!; sleep 62")).unwrap();
+    assert!(matches!(finished.ended, ChildEnd::PastDeadline(_)), "{finished:?}");
     let pid: i32 = finished.text().trim().parse().unwrap();
     let end = Instant::now() + Duration::from_secs(60);
     while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < end {
@@ -137,9 +137,9 @@ fn a_unit_past_its_deadline_is_ended_with_all_that_it_started() {
 fn an_operation_answers_and_an_unknown_one_is_a_failure() {
     let world = world();
     let request = ReadyRequest {};
-    let job = job(Role::Inspect);
-    let _: Ready = world.units.call(&job, READY, &request).unwrap();
-    let failed = world.units.call::<_, Ready>(&job, "no-such-operation", &request).unwrap_err();
+    let options = options(Role::Inspect);
+    let _: Ready = world.units.call(&options, READY, &request).unwrap();
+    let failed = world.units.call::<_, Ready>(&options, "no-such-operation", &request).unwrap_err();
     assert!(failed.chain().join("\n").contains("no-such-operation"), "{:?}", failed.chain());
 }
 
@@ -147,8 +147,8 @@ fn an_operation_answers_and_an_unknown_one_is_a_failure() {
 fn a_waiting_unit_answers_many_times_and_is_replaced_when_others_end_it() {
     let world = world();
     let request = ReadyRequest {};
-    let job = job(Role::Align);
-    let mut waiting = world.units.wait_in_unit(&job, READY, &request).unwrap();
+    let options = options(Role::Align);
+    let mut waiting = world.units.wait_in_unit(&options, READY, &request).unwrap();
     for _ in 0..3 {
         let _: Ready = waiting.ask(&request).unwrap();
     }

@@ -20,9 +20,9 @@ use std::time::Duration;
 use lab::{Lab, Machine};
 use refresh_events::event::Events;
 use refresh_events::run_report::Enforcement;
-use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::process::{ChildEnd, Program, Runner};
 use refresh_programs::units::operations::{READY, Ready, ReadyRequest};
-use refresh_programs::units::{Access, Bind, Job, Role, Units, users};
+use refresh_programs::units::{Access, Bind, Role, UnitOptions, Units, users};
 use refresh_settings::layout::Layout;
 use refresh_system::disk::Owner;
 
@@ -89,8 +89,8 @@ fn units() -> Units {
     Units::new(&Layout::below("/"), &runner, service)
 }
 
-fn job(role: Role) -> Job {
-    Job::new(role, Duration::from_secs(60))
+fn options(role: Role) -> UnitOptions {
+    UnitOptions::new(role, Duration::from_secs(60))
 }
 
 fn sh(script: &str) -> Program {
@@ -98,8 +98,8 @@ fn sh(script: &str) -> Program {
 }
 
 #[track_caller]
-fn prints(units: &Units, job: &Job, script: &str) -> String {
-    let finished = units.run(job, &sh(script)).unwrap();
+fn prints(units: &Units, options: &UnitOptions, script: &str) -> String {
+    let finished = units.run(options, &sh(script)).unwrap();
     assert!(finished.succeeded(), "{script}: {finished:?} {}", String::from_utf8_lossy(&finished.stderr));
     finished.text().trim().to_owned()
 }
@@ -115,9 +115,12 @@ fn inside_every_role() {
             Role::Rehearse | Role::Hold | Role::Probe => "ladylinux-staging",
             _ => "ladylinux",
         };
-        assert_eq!(prints(&units, &job(role), "id -un; umask"), format!("{user}\n0022"));
-        let status =
-            prints(&units, &job(role), "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status");
+        assert_eq!(prints(&units, &options(role), "id -un; umask"), format!("{user}\n0022"));
+        let status = prints(
+            &units,
+            &options(role),
+            "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status",
+        );
         // The unit that has the sockets can set options of them.
         let capabilities = if role == Role::Hold { "0000000000001000" } else { "0000000000000000" };
         for line in [
@@ -129,17 +132,17 @@ fn inside_every_role() {
             assert!(status.contains(line), "{role:?}: {status}");
         }
         let network =
-            prints(&units, &job(role), "cat /proc/self/net/dev | wc -l; ls /proc | grep -c '^1$' || :");
+            prints(&units, &options(role), "cat /proc/self/net/dev | wc -l; ls /proc | grep -c '^1$' || :");
         assert!(network.ends_with("\n0"), "{role:?} sees process 1: {network}");
         let owner = units.user_of(role).unwrap();
         let place = format!("/srv/place-{user}");
         std::fs::create_dir_all(&place).unwrap();
         std::os::unix::fs::chown(&place, Some(owner.uid), Some(owner.gid)).unwrap();
         let write = format!("echo x >{place}/file");
-        let refused = units.run(&job(role), &sh(&write)).unwrap();
+        let refused = units.run(&options(role), &sh(&write)).unwrap();
         assert!(String::from_utf8_lossy(&refused.stderr).contains("Read-only"), "{role:?}: {refused:?}");
-        prints(&units, &job(role).writes(&place), &write);
-        let terminal = units.run(&job(role), &sh("echo x >/dev/tty")).unwrap();
+        prints(&units, &options(role).writes(&place), &write);
+        let terminal = units.run(&options(role), &sh("echo x >/dev/tty")).unwrap();
         assert!(!terminal.succeeded(), "{role:?} has a terminal");
     }
     let bind = Bind {
@@ -150,7 +153,7 @@ fn inside_every_role() {
     std::fs::write("/srv/tree/here", "prepared\n").unwrap();
     let staging = units.user_of(Role::Rehearse).unwrap();
     std::os::unix::fs::chown("/srv/tree", Some(staging.uid), Some(staging.gid)).unwrap();
-    let rehearsal = job(Role::Rehearse).sees(bind);
+    let rehearsal = options(Role::Rehearse).sees(bind);
     let seen = prints(&units, &rehearsal, "cd /opt/ladylinux/app && cat here && echo built >product");
     assert_eq!(seen, "prepared");
     assert_eq!(std::fs::read_to_string("/srv/tree/product").unwrap(), "built\n");
@@ -179,7 +182,7 @@ fn await_gone(role: Role) {
 fn inside_exposure() {
     let units = units();
     for role in Role::ALL {
-        let waiting = units.wait_in_unit(&job(role), READY, &ReadyRequest {}).unwrap();
+        let waiting = units.wait_in_unit(&options(role), READY, &ReadyRequest {}).unwrap();
         let names = names(role);
         assert_eq!(names.len(), 1, "{names:?}");
         let output =
@@ -198,15 +201,15 @@ fn inside_exposure() {
 #[ignore = "runs inside a machine"]
 fn inside_sessions() {
     let units = units().with_sessions();
-    let ask = |job: &Job| units.call::<_, Ready>(job, READY, &ReadyRequest {}).unwrap().user;
-    let reading = job(Role::Inspect);
+    let ask = |options: &UnitOptions| units.call::<_, Ready>(options, READY, &ReadyRequest {}).unwrap().user;
+    let reading = options(Role::Inspect);
     units.start_beforehand(Role::Inspect);
     assert_eq!(ask(&reading), units.user_of(Role::Inspect).unwrap());
     let first = names(Role::Inspect);
     ask(&reading.clone().writes("/var/lib/ladylinux-refresh/scratch/own"));
     assert_eq!(names(Role::Inspect), first, "a second request has another unit");
     assert_eq!(first.len(), 1);
-    assert_eq!(ask(&job(Role::Build)), units.user_of(Role::Build).unwrap(), "another role, another user");
+    assert_eq!(ask(&options(Role::Build)), units.user_of(Role::Build).unwrap(), "another role, another user");
     // Each request that does more than read has a separate unit, which ends with its response.
     ask(&reading.clone().writes("/srv"));
     assert_eq!(names(Role::Inspect), first);
@@ -240,8 +243,8 @@ fn inside_sessions() {
 #[ignore = "runs inside a machine"]
 fn inside_waiting() {
     let units = units();
-    let job = job(Role::Align);
-    let mut waiting = units.wait_in_unit(&job, READY, &ReadyRequest {}).unwrap();
+    let options = options(Role::Align);
+    let mut waiting = units.wait_in_unit(&options, READY, &ReadyRequest {}).unwrap();
     let unit = names(Role::Align).remove(0);
     let main = || {
         let unit = names(Role::Align).remove(0);
@@ -281,25 +284,25 @@ fn inside_waiting() {
 #[ignore = "runs inside a machine"]
 fn inside_ends() {
     let units = units();
-    let finished = units.run(&job(Role::Hooks), &sh("setsid sleep 1234 & echo $!; exit 3")).unwrap();
-    assert_eq!(finished.ended, Ended::Exited(3));
+    let finished = units.run(&options(Role::Hooks), &sh("setsid sleep 1234 & echo $!; exit 3")).unwrap();
+    assert_eq!(finished.ended, ChildEnd::Exited(3));
     let pid = finished.text();
     assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists(), "a descendant outlived its unit");
-    let finished = units.run(&job(Role::Hooks), &sh("kill -SEGV $$")).unwrap();
-    assert_eq!(finished.ended, Ended::Signalled(11));
-    let short = Job::new(Role::Hooks, Duration::from_millis(500));
+    let finished = units.run(&options(Role::Hooks), &sh("kill -SEGV $$")).unwrap();
+    assert_eq!(finished.ended, ChildEnd::Signalled(11));
+    let short = UnitOptions::new(Role::Hooks, Duration::from_millis(500));
     let finished = units.run(&short, &sh("trap '' TERM; sleep 60; sleep 61")).unwrap();
-    assert!(matches!(finished.ended, Ended::PastDeadline(_)), "{finished:?}");
+    assert!(matches!(finished.ended, ChildEnd::PastDeadline(_)), "{finished:?}");
     let missing = Bind {
         source: "/nowhere".into(),
         destination: "/opt/ladylinux/app".into(),
         access: Access::ReadOnly,
     };
-    let failed = units.run(&job(Role::Rehearse).sees(missing), &sh("true")).unwrap_err();
+    let failed = units.run(&options(Role::Rehearse).sees(missing), &sh("true")).unwrap_err();
     assert!(failed.chain().join(": ").contains("its view of the file system"), "{:?}", failed.chain());
     let begun = std::time::Instant::now();
     for _ in 0..10 {
-        let _: Ready = units.call(&job(Role::Inspect), READY, &ReadyRequest {}).unwrap();
+        let _: Ready = units.call(&options(Role::Inspect), READY, &ReadyRequest {}).unwrap();
     }
     eprintln!("one call takes {:?}", begun.elapsed() / 10);
     let left = Command::new("systemctl")

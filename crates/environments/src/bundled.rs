@@ -16,8 +16,8 @@ use refresh_system::{checkpoint, disk};
 use super::construct::{self, BuildRequest};
 use super::generation::{EnvironmentSpec, Environments};
 use super::interpreter::Interpreter;
-use super::job::{Job, Setup};
 use super::lock::Lock;
+use super::uv_operation::{Setup, UvOperation};
 use super::{Site, record, uv};
 
 /// The operation that creates the cache of a bundle.
@@ -130,14 +130,14 @@ impl Site<'_> {
 
 /// Performs the operation. The files from which an environment is built with an empty cache are all that it needs.
 pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
-    Job::within(&request.setup, "pack", |job| {
-        let cache = job.scratch.join("cache");
+    UvOperation::within(&request.setup, "pack", |operation| {
+        let cache = operation.scratch.join("cache");
         disk::make_directory(&cache, 0o755)?;
         let build = BuildRequest {
             setup: request.setup.clone(),
             interpreter: request.interpreter.clone(),
             lock: request.lock.clone(),
-            directory: job.scratch.join("environment"),
+            directory: operation.scratch.join("environment"),
             cache: Some(cache.clone()),
         };
         construct::handle(&build)?;
@@ -155,15 +155,15 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
 /// Performs the operation. The unpacked packages come first, then the entries that refer to them: an incompletely
 /// imported cache has no entry without its target.
 pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
-    Job::within(&request.setup, "unpack", |job| {
+    UvOperation::within(&request.setup, "unpack", |operation| {
         let context = || format!("cannot unpack {}", request.archive.display());
         let file = File::open(&request.archive).context(context)?;
         let mut archive = tar::Archive::new(BufReader::new(file));
         archive.set_preserve_permissions(true);
-        archive.unpack(&job.scratch).context(context)?;
+        archive.unpack(&operation.scratch).context(context)?;
         checkpoint::reach("bundle:cache unpacked");
-        let (from, to) = (job.scratch.join("cache"), request.setup.cache());
-        disk::sync_file_system(&job.scratch)?;
+        let (from, to) = (operation.scratch.join("cache"), request.setup.cache());
+        disk::sync_file_system(&operation.scratch)?;
         disk::make_directory(&to, 0o755)?;
         let mut names = record::entries(&from)?;
         names.sort_by_key(|name| !name.starts_with(ARCHIVES));

@@ -18,13 +18,13 @@ use refresh_system::{checkpoint, disk};
 
 use super::compare::ENTRIES;
 use super::interpreter::Interpreter;
-use super::job::{Job, Setup};
 use super::lock::{Form, Lock};
 use super::locked::is_pinned;
 use super::pylock::{self, Pylock};
 use super::record::{self, Package};
 use super::requirements::{self, Line, LineKind};
 use super::uv::{self, Network};
+use super::uv_operation::{Setup, UvOperation};
 use super::{install_error, overlaps, site};
 
 /// The operation.
@@ -70,8 +70,9 @@ pub(super) struct BuildResponse {
 /// Performs the operation.
 pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
     let name = request.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let made =
-        Job::within(&request.setup, &format!("build-{name}"), |job| Building::new(job, request)?.build());
+    let made = UvOperation::within(&request.setup, &format!("build-{name}"), |operation| {
+        Building::new(operation, request)?.build()
+    });
     if made.is_err() {
         disk::remove_tree(&request.directory)?;
     }
@@ -80,7 +81,7 @@ pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
 
 /// The build of one environment.
 struct Building<'a> {
-    job: &'a Job<'a>,
+    operation: &'a UvOperation<'a>,
     request: &'a BuildRequest,
     form: Form,
     document: String,
@@ -90,20 +91,20 @@ struct Building<'a> {
 }
 
 impl<'a> Building<'a> {
-    fn new(job: &'a Job<'a>, request: &'a BuildRequest) -> Outcome<Self> {
+    fn new(operation: &'a UvOperation<'a>, request: &'a BuildRequest) -> Outcome<Self> {
         let (form, document) = request.lock.to_install();
         let order = match form {
             Form::Pylock => Pylock::parse(&document)?.names(),
             Form::Requirements => lines(&document)?.into_iter().map(|(name, _)| name).collect(),
         };
-        Ok(Self { job, request, form, document, order, from_source: std::cell::RefCell::default() })
+        Ok(Self { operation, request, form, document, order, from_source: std::cell::RefCell::default() })
     }
 
     fn build(&self) -> Outcome<BuildResponse> {
         let directory = &self.request.directory;
         self.venv()?;
         checkpoint::reach("python:environment made");
-        self.job.in_time()?;
+        self.operation.in_time()?;
         if !self.order.is_empty() {
             self.install(&self.document, "lock", Onto::Nothing)?;
         }
@@ -111,11 +112,11 @@ impl<'a> Building<'a> {
         if !overlaps.is_empty() {
             self.install_in_order(&overlaps)?;
         }
-        if self.job.setup.system_site_packages {
+        if self.operation.setup.system_site_packages {
             self.open_to_the_system()?;
         }
         checkpoint::reach("python:packages installed");
-        self.job.in_time()?;
+        self.operation.in_time()?;
         // Most of it is written to the disk during the examination; files that change meanwhile, afterwards.
         let manifest = std::thread::scope(|scope| {
             let written = scope.spawn(|| disk::sync_file_system(directory));
@@ -138,19 +139,19 @@ impl<'a> Building<'a> {
 
     /// Checks what was installed, makes it read-only, and returns its manifest.
     fn examine(&self) -> Outcome<Manifest> {
-        let (job, request) = (self.job, self.request);
+        let (operation, request) = (self.operation, self.request);
         // The checks only read the environment, like the scan.
         std::thread::scope(|scope| {
             let checked = scope.spawn(|| {
                 // Whether packages of the system fit together is a matter of the system.
-                if !job.setup.system_site_packages {
-                    let fit = job.run(
-                        uv::check(job, &request.directory),
+                if !operation.setup.system_site_packages {
+                    let fit = operation.run(
+                        uv::check(operation, &request.directory),
                         "the installed packages do not fit together",
                     );
                     fit.map_err(|failure| request.lock.as_failure_of_lockfile(failure))?;
                 }
-                check_home(job, &request.directory)
+                check_home(operation, &request.directory)
             });
             let scanned = self.close().and_then(|()| Scan::digests().at_most(ENTRIES).of(&request.directory));
             checked.join().map_err(|_| Failure::new("the environment cannot be checked"))??;
@@ -161,8 +162,8 @@ impl<'a> Building<'a> {
     /// Creates the empty environment in a new directory.
     fn venv(&self) -> Outcome<()> {
         disk::remove_tree(&self.request.directory)?;
-        let program = uv::venv(self.job, &self.request.interpreter, &self.request.directory);
-        self.job.run(program, "cannot make the environment")
+        let program = uv::venv(self.operation, &self.request.interpreter, &self.request.directory);
+        self.operation.run(program, "cannot make the environment")
     }
 
     /// Lets the programs of the environment see the packages of the system. The packages of the lock are still
@@ -172,7 +173,7 @@ impl<'a> Building<'a> {
         let text = disk::read_at_most(&file, 64 << 10)?.unwrap_or_default();
         let text = site::showing_system(&String::from_utf8_lossy(&text));
         disk::remove_file_if_there(&file)?;
-        disk::write_passing(&file, text.as_bytes(), 0o644)
+        disk::write_unsynced(&file, text.as_bytes(), 0o644)
     }
 
     /// Builds it again. Packages that bring the same file are installed after all others, one by one in the order of
@@ -212,14 +213,14 @@ impl<'a> Building<'a> {
             Form::Pylock => format!("pylock.{name}.toml"),
             Form::Requirements => format!("{name}.txt"),
         };
-        let file = self.job.scratch.join(file);
-        disk::write_passing(&file, document.as_bytes(), 0o644)?;
+        let file = self.operation.scratch.join(file);
+        disk::write_unsynced(&file, document.as_bytes(), 0o644)?;
         let finished = if let Some(finished) = self.install_from_cache(onto, &file)? {
             finished
         } else {
-            self.job.in_time()?;
+            self.operation.in_time()?;
             let program = self.program(onto, Network::Used, &file);
-            self.job.runner.run(&program.keep(Keep::Narrated("uv".to_owned())))?
+            self.operation.runner.run(&program.keep(Keep::Narrated("uv".to_owned())))?
         };
         self.from_source
             .borrow_mut()
@@ -229,18 +230,18 @@ impl<'a> Building<'a> {
 
     /// Installs the packages of a file without the network. Returns `None` if the network is needed and may be used.
     fn install_from_cache(&self, onto: Onto, file: &Path) -> Outcome<Option<Finished>> {
-        let usual = self.job.setup.cache();
+        let usual = self.operation.setup.cache();
         let cache = self.request.cache.as_ref().unwrap_or(&usual);
-        let may_use_network = !self.job.setup.offline;
+        let may_use_network = !self.operation.setup.offline;
         if may_use_network && !uv::has_wheels(cache) {
             return Ok(None);
         }
-        let finished = self.job.runner.run(&self.program(onto, Network::Unused, file))?;
+        let finished = self.operation.runner.run(&self.program(onto, Network::Unused, file))?;
         let text = String::from_utf8_lossy(&finished.stderr);
         if may_use_network && !finished.succeeded() && install_error::lacks_network(&text) {
             return Ok(None);
         }
-        text.lines().for_each(|line| self.job.runner.events().output("uv", line));
+        text.lines().for_each(|line| self.operation.runner.events().output("uv", line));
         Ok(Some(finished))
     }
 
@@ -248,15 +249,15 @@ impl<'a> Building<'a> {
     fn program(&self, onto: Onto, network: Network, file: &Path) -> Program {
         let directory = &self.request.directory;
         let mut program = match onto {
-            Onto::Nothing => uv::sync(self.job, network, directory).arg(file),
-            Onto::Others => uv::add(self.job, network, directory).arg("--requirements").arg(file),
+            Onto::Nothing => uv::sync(self.operation, network, directory).arg(file),
+            Onto::Others => uv::add(self.operation, network, directory).arg("--requirements").arg(file),
         };
         if let Some(cache) = &self.request.cache {
             program = program.env("UV_CACHE_DIR", cache);
         }
         if self.form == Form::Requirements {
             // Every file is verified by its hash, so its index does not matter.
-            let indexes = self.job.setup.indexes.values();
+            let indexes = self.operation.setup.indexes.values();
             return indexes
                 .fold(program, |program, url| program.arg("--index").arg(url))
                 .args(["--index-strategy", "unsafe-best-match"]);
@@ -280,16 +281,16 @@ impl<'a> Building<'a> {
     fn close(&self) -> Outcome<()> {
         let chmod = find_program("chmod", true)
             .ok_or_else(|| Failure::new("chmod is missing").command("apt install coreutils", &[]))?;
-        let program = self.job.program(&chmod).args(["-R", "a-w", "--"]).arg(&self.request.directory);
-        self.job.output_of(&program, "cannot make the new environment read-only").map(drop)
+        let program = self.operation.program(&chmod).args(["-R", "a-w", "--"]).arg(&self.request.directory);
+        self.operation.output_of(&program, "cannot make the new environment read-only").map(drop)
     }
 }
 
 /// Checks that the interpreter of the environment runs, and that it reports the environment as its home.
-fn check_home(job: &Job<'_>, directory: &Path) -> Outcome<()> {
-    let python = job.program(&directory.join("bin/python"));
+fn check_home(operation: &UvOperation<'_>, directory: &Path) -> Outcome<()> {
+    let python = operation.program(&directory.join("bin/python"));
     let python = python.args(["-I", "-c", "import sys; print(sys.prefix)"]);
-    let home = job.output_of(&python, "the new environment's interpreter does not run")?;
+    let home = operation.output_of(&python, "the new environment's interpreter does not run")?;
     let context = || "cannot read the new environment".to_owned();
     let real = |path: &Path| std::fs::canonicalize(path).context(context);
     if real(Path::new(home.trim_end_matches('\n')))? == real(directory)? {
@@ -355,7 +356,7 @@ mod tests {
         for (path, text) in files {
             let path = directory.path().join(path);
             disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
-            disk::write_passing(&path, text.as_bytes(), 0o644).unwrap();
+            disk::write_unsynced(&path, text.as_bytes(), 0o644).unwrap();
         }
         digest_of(&Scan::digests().of(directory.path()).unwrap())
     }

@@ -209,7 +209,7 @@ impl Definitions {
     /// It cannot be written.
     pub(super) fn write_also(&self, directory: &Path) -> Outcome<PathBuf> {
         let path = directory.join("python.also.txt");
-        disk::write_passing(&path, &requirements::render(&self.also), 0o644)?;
+        disk::write_unsynced(&path, &requirements::render(&self.also), 0o644)?;
         Ok(path)
     }
 }

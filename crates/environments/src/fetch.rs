@@ -15,8 +15,8 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::Site;
 use super::interpreter::Interpreter;
-use super::job::{Job, Setup};
 use super::uv::{self, PINNED, Pinned, VERSION};
+use super::uv_operation::{Setup, UvOperation};
 
 /// The operation that provides uv.
 pub(super) const OPERATION: &str = "python-fetch-uv";
@@ -103,14 +103,14 @@ pub(super) struct EnsureUvRequest {
 ///
 /// # Errors
 /// The run is interrupted.
-fn is_present(job: &Job<'_>) -> Outcome<bool> {
-    let program = uv::program_in(&job.setup.directory);
-    Ok(program.is_file() && works(job, &program)?)
+fn is_present(operation: &UvOperation<'_>) -> Outcome<bool> {
+    let program = uv::program_in(&operation.setup.directory);
+    Ok(program.is_file() && works(operation, &program)?)
 }
 
 /// Returns whether a program is the pinned uv and runs on this machine.
-fn works(job: &Job<'_>, program: &Path) -> Outcome<bool> {
-    match job.runner.run(&Program::new(program).arg("--version")) {
+fn works(operation: &UvOperation<'_>, program: &Path) -> Outcome<bool> {
+    match operation.runner.run(&Program::new(program).arg("--version")) {
         Ok(finished) => Ok(finished.succeeded() && parse_version(&finished.text()) == Some(VERSION)),
         Err(failure) if failure.interrupted_by().is_some() => Err(failure),
         Err(_) => Ok(false),
@@ -149,17 +149,17 @@ impl Site<'_> {
 
 /// Performs the operation.
 pub(super) fn handle(request: &EnsureUvRequest) -> Outcome<()> {
-    Job::within(&request.setup, "uv", |job| {
-        if is_present(job)? {
+    UvOperation::within(&request.setup, "uv", |operation| {
+        if is_present(operation)? {
             return Ok(());
         }
         let arrived = match &request.from {
             Some(file) => file.clone(),
             None if request.setup.offline => return Err(missing()),
-            None => fetch(job, &request.interpreter)?,
+            None => fetch(operation, &request.interpreter)?,
         };
         checkpoint::reach("python:tool fetched");
-        put_in_place(job, &arrived)
+        put_in_place(operation, &arrived)
     })
 }
 
@@ -169,18 +169,20 @@ fn missing() -> Failure {
 }
 
 /// Fetches the wheel and returns the program in it.
-fn fetch(job: &Job<'_>, interpreter: &Interpreter) -> Outcome<PathBuf> {
-    let index = job.setup.network.iter().find(|(name, _)| name == "UV_DEFAULT_INDEX");
+fn fetch(operation: &UvOperation<'_>, interpreter: &Interpreter) -> Outcome<PathBuf> {
+    let index = operation.setup.network.iter().find(|(name, _)| name == "UV_DEFAULT_INDEX");
     let index = index.map_or("https://pypi.org/simple", |(_, url)| url);
-    let program = job.program(&interpreter.path).args(["-I", "-c", FETCH]).arg(index).arg(&job.scratch);
+    let program =
+        operation.program(&interpreter.path).args(["-I", "-c", FETCH]).arg(index).arg(&operation.scratch);
     let program = program.arg(format!("uv-{VERSION}.data/scripts/uv"));
     let program = fitting(interpreter).into_iter().fold(program, |program, pinned| {
         program.arg(format!("uv-{VERSION}-py3-none-{}.whl={}", pinned.tag, pinned.wheel))
     });
-    let program = job.setup.network.iter().fold(program, |program, (name, value)| program.env(name, value));
-    let finished = job.runner.run(&program)?;
+    let program =
+        operation.setup.network.iter().fold(program, |program, (name, value)| program.env(name, value));
+    let finished = operation.runner.run(&program)?;
     if finished.succeeded() {
-        return Ok(job.scratch.join("uv"));
+        return Ok(operation.scratch.join("uv"));
     }
     Err(finished
         .failure(&format!("cannot fetch {}", uv::identity()))
@@ -203,8 +205,8 @@ fn fitting(interpreter: &Interpreter) -> Vec<&'static Pinned> {
 }
 
 /// Verifies the program, and moves it to its place in one step.
-fn put_in_place(job: &Job<'_>, arrived: &Path) -> Outcome<()> {
-    let aside = job.scratch.join(uv::name());
+fn put_in_place(operation: &UvOperation<'_>, arrived: &Path) -> Outcome<()> {
+    let aside = operation.scratch.join(uv::name());
     disk::make_new_directory(&aside, 0o755)?;
     let copy = aside.join("uv");
     let content = disk::take_copy(arrived, &copy, 0o755, LARGEST)?;
@@ -212,16 +214,19 @@ fn put_in_place(job: &Job<'_>, arrived: &Path) -> Outcome<()> {
         let what = format!("the downloaded file is not the pinned {}", uv::identity());
         return Err(Failure::new(format!("{what} (sha256 {})", content.sha256)));
     }
-    if !works(job, &copy)? {
+    if !works(operation, &copy)? {
         return Err(Failure::new(format!("{} does not run on this machine", uv::identity()))
             .hint("it needs Linux on x86_64 or aarch64"));
     }
     disk::sync_file_system(&aside)?;
     checkpoint::reach("python:tool proved");
-    let place = job.setup.directory.join(uv::name());
+    let place = operation.setup.directory.join(uv::name());
     disk::remove_tree(&place)?;
     if disk::move_new(&aside, &place)? == Moved::OtherFileSystem {
-        return Err(Failure::new(format!("{} lies on two file systems", job.setup.directory.display())));
+        return Err(Failure::new(format!(
+            "{} lies on two file systems",
+            operation.setup.directory.display()
+        )));
     }
     disk::sync_parent(&place)
 }

@@ -303,9 +303,10 @@ impl<'a> Environments<'a> {
         }
         let directory = generation.path.clone();
         let manifest = record::manifest_file(self.site.layout, &generation.name);
-        let (job, request) = (self.site.job(Role::Build), CompareRequest { directory, manifest, by });
+        let (operation, request) =
+            (self.site.unit_options(Role::Build), CompareRequest { directory, manifest, by });
         let found: Option<Contamination> =
-            self.site.units.call_as(&job, self.site.owner, COMPARE, &request)?;
+            self.site.units.call_as(&operation, self.site.owner, COMPARE, &request)?;
         Ok(found.or_else(|| generation.record.contamination().cloned()))
     }
 

@@ -8,7 +8,7 @@ use refresh_programs::process::Program;
 use refresh_programs::units::Role;
 use refresh_system::error::Outcome;
 
-use super::{Site, job};
+use super::{Site, uv_operation};
 
 /// The operation.
 pub(super) const OPERATION: &str = "python-try-imports";
@@ -86,7 +86,7 @@ impl Site<'_> {
         }
         let deadline = self.python.deadline;
         let request = TryImportsRequest { directory, imports, deadline };
-        self.units.call_as(&self.job(Role::Rehearse).narrated("uv"), self.owner, OPERATION, &request)
+        self.units.call_as(&self.unit_options(Role::Rehearse).narrated("uv"), self.owner, OPERATION, &request)
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn handle(request: &TryImportsRequest) -> Outcome<()> {
         .args(["-I", "-B", "-c", IMPORT])
         .arg(asked)
         .deadline(request.deadline);
-    let finished = job::runner().run(&program)?;
+    let finished = uv_operation::runner().run(&program)?;
     finished.ok(|| "a module cannot be imported in the environment".to_owned()).map(drop)
 }
 

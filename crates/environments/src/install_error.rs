@@ -1,6 +1,6 @@
 //! The reason for a failure of uv, read from its output. Pure.
 
-use refresh_programs::process::{Ended, Finished};
+use refresh_programs::process::{ChildEnd, Finished};
 use refresh_system::error::Failure;
 
 use super::pylock::without_credentials;
@@ -41,7 +41,7 @@ pub(super) enum InstallErrorKind {
 
 /// Reports the end of uv as a failure: `summary`, the reason in a few lines, and a remedy.
 pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
-    if !matches!(finished.ended, Ended::Exited(_)) {
+    if !matches!(finished.ended, ChildEnd::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
     }
     let text = String::from_utf8_lossy(&finished.stderr);

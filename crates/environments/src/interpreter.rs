@@ -13,7 +13,7 @@ use refresh_programs::units::Role;
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-use super::{Site, job};
+use super::{Site, uv_operation};
 
 /// The oldest supported version.
 const OLDEST: &str = ">=3.9";
@@ -63,7 +63,12 @@ impl Interpreter {
     /// to install.
     pub fn find(site: Site<'_>) -> Outcome<Self> {
         let program = program(&site.python.interpreter)?;
-        site.units.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
+        site.units.call_as(
+            &site.unit_options(Role::Build),
+            site.owner,
+            OPERATION,
+            &FindInterpreterRequest { program },
+        )
     }
 
     /// Checks that the interpreter is one that a project accepts.
@@ -111,13 +116,13 @@ fn program(name: &str) -> Outcome<PathBuf> {
 /// Performs the operation.
 pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
     let shown = request.program.display();
-    let finished = job::runner().run(&Program::new(&request.program).args(["-I", "-c", QUESTION])).map_err(
-        |failure| {
-            let uid = rustix::process::geteuid().as_raw();
-            let cannot = format!("the Python interpreter {shown} cannot be run as uid {uid}");
-            Failure::new(cannot).because(failure).hint("name one that every user can run: python.interpreter")
-        },
-    )?;
+    let finished = uv_operation::runner()
+        .run(&Program::new(&request.program).args(["-I", "-c", QUESTION]))
+        .map_err(|failure| {
+        let uid = rustix::process::geteuid().as_raw();
+        let cannot = format!("the Python interpreter {shown} cannot be run as uid {uid}");
+        Failure::new(cannot).because(failure).hint("name one that every user can run: python.interpreter")
+    })?;
     let finished = finished.ok(|| format!("the Python interpreter {shown} does not answer"))?;
     parse_answer(&finished.stdout)
 }

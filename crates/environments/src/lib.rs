@@ -23,7 +23,6 @@ pub(crate) mod generation;
 mod imports;
 mod install_error;
 pub(crate) mod interpreter;
-mod job;
 pub mod list;
 pub mod lock;
 mod lock_operation;
@@ -42,6 +41,7 @@ mod site;
 mod switch;
 mod tree_source;
 mod uv;
+mod uv_operation;
 
 pub use build::Ensured;
 pub use build::{BuildOutcome, Contaminated};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use refresh_programs::process::{Ended, Program};
+use refresh_programs::process::{ChildEnd, Program};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::normal_name;
 use refresh_system::{clock, disk};
@@ -18,13 +18,13 @@ use super::author_hashes::{author_hashes, hashed_lines};
 use super::definitions::Definitions;
 use super::install_error::{self, InstallErrorKind};
 use super::interpreter::Interpreter;
-use super::job::{Job, Setup};
 use super::lock::{Form, Lock, Origin};
 use super::locked::{Locked, pinned};
 use super::project_lockfile::{self, ProjectLockfile, ProjectLockfileForm};
 use super::pylock::{self, Pylock};
 use super::requirements::LineKind;
 use super::uv::{self, Network};
+use super::uv_operation::{Setup, UvOperation};
 
 /// The operation.
 pub(super) const OPERATION: &str = "python-lock";
@@ -51,15 +51,15 @@ pub(super) struct LockRequest {
 
 /// Performs the operation.
 pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
-    let made = Job::within(&request.setup, &format!("lock-{}", request.key), |job| {
-        Locking { job, request, definitions: &request.definitions }.lock()
+    let made = UvOperation::within(&request.setup, &format!("lock-{}", request.key), |operation| {
+        Locking { operation, request, definitions: &request.definitions }.lock()
     });
     made.context(|| "the definition cannot be resolved".to_owned())
 }
 
 /// The making of one lock.
 struct Locking<'a> {
-    job: &'a Job<'a>,
+    operation: &'a UvOperation<'a>,
     request: &'a LockRequest,
     definitions: &'a Definitions,
 }
@@ -187,12 +187,12 @@ impl Locking<'_> {
 
     /// Converts uv's lock into the standard form without the network. Checks that it fits the project.
     fn export(&self, lock: &str, project: &str) -> Outcome<String> {
-        let directory = self.job.scratch.join("project");
+        let directory = self.operation.scratch.join("project");
         disk::make_directory(&directory, 0o755)?;
-        disk::write_passing(&directory.join(project_lockfile::UV), lock.as_bytes(), 0o644)?;
-        disk::write_passing(&directory.join("pyproject.toml"), project.as_bytes(), 0o644)?;
+        disk::write_unsynced(&directory.join(project_lockfile::UV), lock.as_bytes(), 0o644)?;
+        disk::write_unsynced(&directory.join("pyproject.toml"), project.as_bytes(), 0o644)?;
         // With an empty cache and no network, the lock is the only source of uv.
-        let mut program = uv::command(self.job, Network::Unused)
+        let mut program = uv::command(self.operation, Network::Unused)
             .args(["--no-cache", "export", "--locked", "--format", "pylock.toml", "--no-header"])
             .args(["--no-annotate", "--quiet", "--no-emit-project", "--no-default-groups", "--python"])
             .arg(&self.request.interpreter.path)
@@ -205,7 +205,7 @@ impl Locking<'_> {
         }
         let registries = project_lockfile::registries(lock).into_iter();
         let program = registries.fold(program, |program, (name, value)| program.env(name, value));
-        let exported = self.job.runner.run(&program)?;
+        let exported = self.operation.runner.run(&program)?;
         if exported.succeeded() {
             return Ok(exported.text());
         }
@@ -231,7 +231,7 @@ impl Locking<'_> {
 
     /// Adds the additional requirements of the host to the application's own lock. The locked packages do not change.
     fn with_also(&self, lock: &Lock) -> Outcome<Lock> {
-        let directory = self.job.scratch.join("also");
+        let directory = self.operation.scratch.join("also");
         disk::make_directory(&directory, 0o755)?;
         let wanted = self.definitions.write_also(&directory)?;
         let limits: String = lock
@@ -244,7 +244,7 @@ impl Locking<'_> {
             .map(|package| format!("{}=={}\n", package.name, package.version))
             .collect();
         let constraints = directory.join("lock.txt");
-        disk::write_passing(&constraints, limits.as_bytes(), 0o644)?;
+        disk::write_unsynced(&constraints, limits.as_bytes(), 0o644)?;
         let way = ResolveMode { cutoff: self.request.cutoff, not_reproducible: None };
         let (form, document) = lock.to_install();
         let resolve = |way: &ResolveMode| {
@@ -299,7 +299,7 @@ impl Locking<'_> {
     }
 
     fn resolve_once(&self, way: &ResolveMode) -> Result<Lock, Unresolved> {
-        let directory = self.job.scratch.join("definitions");
+        let directory = self.operation.scratch.join("definitions");
         disk::remove_tree(&directory)?;
         disk::make_directory(&directory, 0o755)?;
         let files = self.definitions.write_below(&directory)?;
@@ -326,7 +326,7 @@ impl Locking<'_> {
 
     /// Resolves files of requirements; packages with a separate index come from that index.
     fn compile(&self, files: &[PathBuf], form: Form, way: &ResolveMode) -> Result<Resolution, Unresolved> {
-        let own = &self.job.setup.indexes;
+        let own = &self.operation.setup.indexes;
         let lines = self.definitions.package_lines();
         let also = self.definitions.also.iter();
         let named = lines.iter().map(|(_, line)| *line).chain(also).filter_map(|line| match &line.meaning {
@@ -360,9 +360,9 @@ impl Locking<'_> {
         if !directed.is_empty() {
             files.insert(0, self.write_sources(directed)?);
         }
-        let job = self.job;
+        let operation = self.operation;
         let program = |network| {
-            let mut program = uv::compile(job, network, &self.request.interpreter);
+            let mut program = uv::compile(operation, network, &self.request.interpreter);
             program = match form {
                 Form::Pylock => program.args(["--format", "pylock.toml"]),
                 Form::Requirements => program.args(["--format", "requirements.txt", "--generate-hashes"]),
@@ -377,7 +377,9 @@ impl Locking<'_> {
         };
         let online = self.run(&program(Network::Used));
         match online {
-            Err(unreached) if unreached.kind == Some(InstallErrorKind::Network) && !job.setup.offline => {
+            Err(unreached)
+                if unreached.kind == Some(InstallErrorKind::Network) && !operation.setup.offline =>
+            {
                 let cached = self.run(&program(Network::Unused));
                 cached.map(|found| Resolution { from_cache: true, ..found }).map_err(|_| unreached)
             }
@@ -386,23 +388,23 @@ impl Locking<'_> {
     }
 
     fn run(&self, program: &Program) -> Result<Resolution, Unresolved> {
-        let mut finished = self.job.runner.run(program)?;
+        let mut finished = self.operation.runner.run(program)?;
         // Names of files are those of the application's tree, not of the scratch directory.
         let text = String::from_utf8_lossy(&finished.stderr);
-        let scratch = self.job.scratch.display();
+        let scratch = self.operation.scratch.display();
         let text = text
             .replace(&format!("{scratch}/definitions/"), "")
             .replace(&format!("{scratch}/also/"), "")
             .replace(&format!("{scratch}/"), "");
         finished.stderr = text.clone().into_bytes();
         // The failure is short; the log of the run has the full text.
-        text.lines().for_each(|line| self.job.runner.events().output("uv", line));
+        text.lines().for_each(|line| self.operation.runner.events().output("uv", line));
         if finished.succeeded() {
             let yanked = install_error::parse_yanked(&text);
             return Ok(Resolution { document: finished.text(), yanked, from_cache: false });
         }
         Err(Unresolved {
-            kind: matches!(finished.ended, Ended::Exited(_)).then(|| install_error::parse_kind(&text)),
+            kind: matches!(finished.ended, ChildEnd::Exited(_)).then(|| install_error::parse_kind(&text)),
             because_of_upload_times: text.contains("does not provide upload-time metadata"),
             failure: install_error::explain(&finished, "cannot resolve the definition"),
         })
@@ -410,7 +412,7 @@ impl Locking<'_> {
 
     /// Writes a project that requires packages, each from its own index and from no other.
     fn write_sources(&self, directed: &[String]) -> Outcome<PathBuf> {
-        let directory = self.job.scratch.join("indexes");
+        let directory = self.operation.scratch.join("indexes");
         disk::make_directory(&directory, 0o700)?;
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let names: Vec<String> = directed.iter().map(|name| quoted(name)).collect();
@@ -423,13 +425,13 @@ impl Locking<'_> {
             text.push_str(&format!("{} = {{ index = {} }}\n", quoted(name), quoted(&format!("own-{name}"))));
         }
         for name in directed {
-            let url = self.job.setup.indexes.get(name).map(String::as_str).unwrap_or_default();
+            let url = self.operation.setup.indexes.get(name).map(String::as_str).unwrap_or_default();
             let (index, url) = (quoted(&format!("own-{name}")), quoted(url));
             text.push_str(&format!("[[tool.uv.index]]\nname = {index}\nurl = {url}\nexplicit = true\n"));
         }
         let file = directory.join("pyproject.toml");
         disk::remove_file_if_there(&file)?;
-        disk::write_passing(&file, text.as_bytes(), 0o600)?;
+        disk::write_unsynced(&file, text.as_bytes(), 0o600)?;
         Ok(file)
     }
 }

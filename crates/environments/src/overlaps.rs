@@ -85,7 +85,7 @@ mod tests {
             let info = site.join(format!("{name}-1.0.dist-info"));
             disk::make_directory(&info, 0o755).unwrap();
             let list = format!("{name}.py,sha256={name},1\nshared.py,sha256={hash},1\nsame.py,sha256=s,1\n");
-            disk::write_passing(&info.join("RECORD"), list.as_bytes(), 0o644).unwrap();
+            disk::write_unsynced(&info.join("RECORD"), list.as_bytes(), 0o644).unwrap();
         }
         let order = ["c", "aa", "b"].map(str::to_owned);
         let found = find(directory.path(), &order).unwrap();

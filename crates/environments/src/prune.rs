@@ -7,10 +7,10 @@ use refresh_system::disk;
 use refresh_system::error::Outcome;
 
 use super::generation::{Environments, VenvState, number};
-use super::job::SCRATCH;
 use super::lock::Lock;
 use super::record::{self, Record};
 use super::switch::ADOPTED;
+use super::uv_operation::SCRATCH;
 
 impl Environments<'_> {
     /// Removes the remains of an interrupted run: directories without a record, manifests without one, and scratch

@@ -6,15 +6,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use refresh_programs::process::Runner;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_settings::Python;
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
 
-use super::job::{self, Setup};
 use super::network;
+use super::uv_operation::{self, Setup};
 
 /// The extra time of the process beyond the deadline of the operation.
 const GRACE: Duration = Duration::from_secs(60);
@@ -64,16 +64,15 @@ pub(super) fn showing_system(configuration: &str) -> String {
 impl Site<'_> {
     /// Performs an operation that builds; the output of uv is reported meanwhile.
     pub(super) fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
-        let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
-        let job = job.narrated("uv");
-        self.units.call_as(&job, self.owner, operation, request)
+        let options =
+            self.unit_options(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
+        self.units.call_as(&options.narrated("uv"), self.owner, operation, request)
     }
 
-    /// Returns the job of an operation that only reads.
-    pub(super) fn job(&self, role: Role) -> Job {
+    /// Returns the options of a unit that only reads.
+    pub(super) fn unit_options(&self, role: Role) -> UnitOptions {
         // The operation ends by itself earlier.
-        let job = Job::new(role, self.python.deadline + GRACE);
-        Job { output: LARGEST_RESPONSE, ..job }
+        UnitOptions { output: LARGEST_RESPONSE, ..UnitOptions::new(role, self.python.deadline + GRACE) }
     }
 
     /// Performs an operation that reads the content of a commit; it only reads.
@@ -85,7 +84,7 @@ impl Site<'_> {
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
-        self.units.call_as(&self.job(Role::Build), self.owner, operation, request)
+        self.units.call_as(&self.unit_options(Role::Build), self.owner, operation, request)
     }
 
     /// Returns the setup of every operation, and creates the directories that operations write in.
@@ -109,7 +108,7 @@ impl Site<'_> {
             system_site_packages: self.python.system_site_packages == Some(true),
             offline: self.offline,
             deadline: self.python.deadline,
-            boot: job::boot(),
+            boot: uv_operation::boot(),
         })
     }
 }

@@ -124,8 +124,8 @@ impl Environments<'_> {
             let request = DescribeRequest { directory: directory.clone() };
             // Its owner has made everything in it, so its owner inspects it.
             let owner = Owner::of(&directory)?;
-            let job = self.site.job(Role::Inspect);
-            let found: DescribeResponse = self.site.units.call_as(&job, owner, DESCRIBE, &request)?;
+            let operation = self.site.unit_options(Role::Inspect);
+            let found: DescribeResponse = self.site.units.call_as(&operation, owner, DESCRIBE, &request)?;
             Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);

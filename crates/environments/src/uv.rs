@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use refresh_programs::process::Program;
 
 use super::interpreter::Interpreter;
-use super::job::{Job, Setup};
+use super::uv_operation::{Setup, UvOperation};
 
 /// The version that is used.
 pub(super) const VERSION: &str = "0.13.9";
@@ -79,58 +79,62 @@ pub(super) enum Network {
 }
 
 /// Returns the pinned uv program with its network variables and nothing else.
-pub(super) fn command(job: &Job<'_>, network: Network) -> Program {
-    with_cache(job, network, &job.setup.cache())
+pub(super) fn command(operation: &UvOperation<'_>, network: Network) -> Program {
+    with_cache(operation, network, &operation.setup.cache())
 }
 
 /// Returns the same with its own cache.
-pub(super) fn with_cache(job: &Job<'_>, network: Network, cache: &Path) -> Program {
-    let Setup { directory, offline, .. } = job.setup;
-    let program = job
+pub(super) fn with_cache(operation: &UvOperation<'_>, network: Network, cache: &Path) -> Program {
+    let Setup { directory, offline, .. } = operation.setup;
+    let program = operation
         .program(&program_in(directory))
         .args(["--no-config", "--system-certs", "--no-progress", "--color", "never"])
         .args(["--preview-features", "pylock"])
         .env("HOME", directory)
         .env("UV_CACHE_DIR", cache);
     let program = if *offline || network == Network::Unused { program.arg("--offline") } else { program };
-    job.setup.network.iter().fold(program, |program, (name, value)| program.env(name, value))
+    operation.setup.network.iter().fold(program, |program, (name, value)| program.env(name, value))
 }
 
 /// Makes an empty environment.
-pub(super) fn venv(job: &Job<'_>, interpreter: &Interpreter, directory: &Path) -> Program {
-    command(job, Network::Unused)
+pub(super) fn venv(operation: &UvOperation<'_>, interpreter: &Interpreter, directory: &Path) -> Program {
+    command(operation, Network::Unused)
         .args(["venv", "--no-project", "--no-python-downloads", "--python"])
         .arg(&interpreter.path)
         .arg(directory)
 }
 
 /// Resolves requirements.
-pub(super) fn compile(job: &Job<'_>, network: Network, interpreter: &Interpreter) -> Program {
-    let program = command(job, network)
+pub(super) fn compile(operation: &UvOperation<'_>, network: Network, interpreter: &Interpreter) -> Program {
+    let program = command(operation, network)
         .args(["pip", "compile", "--no-header", "--no-annotate", "--no-python-downloads", "--python"])
         .arg(&interpreter.path);
-    if job.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
+    if operation.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
 }
 
 /// Installs the packages of a lock, each file verified by its hash.
-pub(super) fn sync(job: &Job<'_>, network: Network, directory: &Path) -> Program {
-    installing(job, command(job, network).args(["pip", "sync", "--allow-empty-requirements"]), directory)
+pub(super) fn sync(operation: &UvOperation<'_>, network: Network, directory: &Path) -> Program {
+    installing(
+        operation,
+        command(operation, network).args(["pip", "sync", "--allow-empty-requirements"]),
+        directory,
+    )
 }
 
 /// Adds the packages of a lock to the installed ones.
-pub(super) fn add(job: &Job<'_>, network: Network, directory: &Path) -> Program {
-    installing(job, command(job, network).args(["pip", "install", "--no-deps"]), directory)
+pub(super) fn add(operation: &UvOperation<'_>, network: Network, directory: &Path) -> Program {
+    installing(operation, command(operation, network).args(["pip", "install", "--no-deps"]), directory)
 }
 
 /// Adds the options that both ways to install have in common.
-pub(super) fn installing(job: &Job<'_>, program: Program, directory: &Path) -> Program {
+pub(super) fn installing(operation: &UvOperation<'_>, program: Program, directory: &Path) -> Program {
     let program = program
         .args(["--require-hashes", "--link-mode", "copy", "--compile-bytecode", "--python"])
         .arg(directory.join("bin/python"));
-    if job.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
+    if operation.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
 }
 
 /// Checks that the installed packages fit together.
-pub(super) fn check(job: &Job<'_>, directory: &Path) -> Program {
-    command(job, Network::Unused).args(["pip", "check", "--python"]).arg(directory.join("bin/python"))
+pub(super) fn check(operation: &UvOperation<'_>, directory: &Path) -> Program {
+    command(operation, Network::Unused).args(["pip", "check", "--python"]).arg(directory.join("bin/python"))
 }

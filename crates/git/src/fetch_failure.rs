@@ -1,6 +1,6 @@
 //! Why a fetch failed, read from the output of git, and hints for it.
 
-use refresh_programs::process::{Ended, Finished};
+use refresh_programs::process::{ChildEnd, Finished};
 use refresh_system::clock;
 use refresh_system::error::Failure;
 
@@ -35,8 +35,8 @@ impl FetchFailure {
     /// Classifies the end of a fetch.
     pub(crate) fn of(finished: &Finished) -> Self {
         match finished.ended {
-            Ended::PastDeadline(_) => Self::PastDeadline,
-            Ended::Stalled(_) => Self::Stalled,
+            ChildEnd::PastDeadline(_) => Self::PastDeadline,
+            ChildEnd::Stalled(_) => Self::Stalled,
             _ => parse_fetch_failure(&finished.stderr),
         }
     }

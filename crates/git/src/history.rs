@@ -149,7 +149,7 @@ impl Mirror {
             self.bare()?.args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
         let found = self.git.runner().run(&program)?;
         // If git finds nothing, it exits with code 1 and no output.
-        if found.ended == refresh_programs::process::Ended::Exited(1) && found.stderr.is_empty() {
+        if found.ended == refresh_programs::process::ChildEnd::Exited(1) && found.stderr.is_empty() {
             return Ok(Vec::new());
         }
         let found = found.ok(context)?;

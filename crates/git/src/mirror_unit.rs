@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use refresh_programs::units::{Access, Credential, Job, Role, Units};
+use refresh_programs::units::{Access, Credential, Role, UnitOptions, Units};
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_settings::{Remote, Transport};
 use refresh_system::disk;
@@ -44,22 +44,22 @@ impl MirrorUnit {
             return Err(Failure::new(format!("{} is not a directory", self.path.display()))
                 .command("mv", &[&self.path, &aside(&self.path)]));
         }
-        let mut job = Job::new(role, LONG);
+        let mut options = UnitOptions::new(role, LONG);
         if matches!(call, Call::RemoteTip { .. }) {
-            job = job.brief();
+            options = options.brief();
         }
         if writes {
             self.own()?;
-            job = job.writes(&self.path).writes(beside(&self.path));
+            options = options.writes(&self.path).writes(beside(&self.path));
         }
-        self.ask_with(job, call)
+        self.ask_with(options, call)
     }
 
-    fn ask_with<A: DeserializeOwned>(&self, mut job: Job, call: Call) -> Outcome<A> {
+    fn ask_with<A: DeserializeOwned>(&self, mut options: UnitOptions, call: Call) -> Outcome<A> {
         let mut remote = self.remote.clone();
-        if job.role == Role::Fetch {
-            job = secrets(job, &remote)?;
-            job = job.narrated("fetch");
+        if options.role == Role::Fetch {
+            options = secrets(options, &remote)?;
+            options = options.narrated("fetch");
             if remote.ca_file.is_none() {
                 remote.ca_file = environment::variable("SSL_CERT_FILE").map(PathBuf::from);
             }
@@ -73,7 +73,7 @@ impl MirrorUnit {
             network: environment::network(),
             call,
         };
-        let value: Value = self.units.call(&job, OPERATION, &request)?;
+        let value: Value = self.units.call(&options, OPERATION, &request)?;
         serde_json::from_value(value).context(|| "the mirror's response cannot be read".to_owned())
     }
 
@@ -135,17 +135,17 @@ impl MirrorUnit {
     /// As [`MirrorUnit::ask`].
     pub(super) fn ask_in_directory<A: DeserializeOwned>(&self, directory: &Path, call: Call) -> Outcome<A> {
         disk::make_owned_directory(directory, 0o755, &self.units.user_of(Role::Build)?)?;
-        self.ask_with(Job::new(Role::Build, LONG).writes(directory), call)
+        self.ask_with(UnitOptions::new(Role::Build, LONG).writes(directory), call)
     }
 
     /// Checks a commit out to `directory`, which must not exist, for `owner`.
     pub(super) fn export(&self, commit: &CommitId, directory: &Path, owner: Owner) -> Outcome<()> {
         let builder = self.units.user_of(Role::Build)?;
         disk::make_owned_directory(directory, 0o755, &builder)?;
-        let job = Job::new(Role::Build, LONG);
-        let (job, seen) = self.units.with_tree(&job, directory, Access::ReadWrite)?;
+        let options = UnitOptions::new(Role::Build, LONG);
+        let (options, seen) = self.units.with_tree(&options, directory, Access::ReadWrite)?;
         let call = Call::Export { commit: commit.clone(), directory: seen.into() };
-        self.ask_with::<()>(job, call)?;
+        self.ask_with::<()>(options, call)?;
         beneath::give_all(directory, owner)
     }
 
@@ -166,11 +166,11 @@ fn beside(mirror: &Path) -> PathBuf {
     mirror.with_file_name("mirror.git.new")
 }
 
-/// Adds the secrets that the remote requires to the job. The unit finds them by [`units::credential`].
-fn secrets(mut job: Job, remote: &Remote) -> Outcome<Job> {
+/// Adds the secrets that the remote requires to the options. The unit finds them by [`units::credential`].
+fn secrets(mut options: UnitOptions, remote: &Remote) -> Outcome<UnitOptions> {
     let transport = remote.url.as_ref().map(|url| url.transport);
     let mut give = |name: &str, source: PathBuf| {
-        job.credentials.push(Credential { name: name.to_owned(), source });
+        options.credentials.push(Credential { name: name.to_owned(), source });
     };
     match transport {
         Some(Transport::Https | Transport::Http) => {
@@ -192,5 +192,5 @@ fn secrets(mut job: Job, remote: &Remote) -> Outcome<Job> {
         }
         _ => {}
     }
-    Ok(job)
+    Ok(options)
 }

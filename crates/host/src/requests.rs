@@ -10,7 +10,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use refresh_programs::process::worker;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
@@ -47,8 +47,8 @@ pub struct Taken {
 /// # Errors
 /// The directory cannot be read.
 pub fn take(units: &Units, owner: Owner, directory: &Path) -> Outcome<Taken> {
-    let job = Job::new(Role::Inspect, DEADLINE).writes(directory);
-    units.call_as(&job, owner, OPERATION, &TakeRequests { directory: directory.to_path_buf() })
+    let options = UnitOptions::new(Role::Inspect, DEADLINE).writes(directory);
+    units.call_as(&options, owner, OPERATION, &TakeRequests { directory: directory.to_path_buf() })
 }
 
 /// Performs the worker's side of [`take`].

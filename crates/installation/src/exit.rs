@@ -11,7 +11,7 @@ use refresh_system::hint::Hint;
 
 /// How a command ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ChildEnd {
     /// The command is done, or nothing had to be done.
     Done,
     /// A check found problems.
@@ -127,11 +127,11 @@ impl Error {
 }
 
 /// Returns the exit code of a command.
-pub fn code(result: &Result<Ended, Error>) -> ExitCode {
+pub fn code(result: &Result<Success, Error>) -> ExitCode {
     ExitCode::from(match result {
-        Ok(Ended::Done) => 0,
-        Ok(Ended::Findings) => 5,
-        Ok(Ended::Invalid) => 2,
+        Ok(Success::Done) => 0,
+        Ok(Success::Findings) => 5,
+        Ok(Success::Invalid) => 2,
         Err(error) => error.code(),
     })
 }

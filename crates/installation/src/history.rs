@@ -9,7 +9,7 @@ use crate::installation::{Installation, as_typed};
 use crate::journal::recover;
 use crate::status_file;
 use refresh_environments::Record;
-use refresh_events::run_report::{Ending, Report};
+use refresh_events::run_report::{Report, RunResult};
 use refresh_service::deployed::Deployment;
 use refresh_service::fence;
 use refresh_service::fence::Fence;
@@ -62,7 +62,7 @@ pub fn one(layout: &Layout, run: &RunId) -> Outcome<PastRun> {
 /// `run`.
 pub fn way_out(layout: &Layout, fence: &Fence) -> String {
     let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
-    let error = report.filter(|report| report.result == Ending::Halted).and_then(|report| report.error);
+    let error = report.filter(|report| report.result == RunResult::Halted).and_then(|report| report.error);
     error.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
 }
 
@@ -78,7 +78,7 @@ pub fn unfenced(layout: &Layout) -> Outcome<Option<Report>> {
     let status = status_file::read(layout);
     let is_deployed = |report: &Report| {
         let deployed = status.deployed.as_ref();
-        report.result == Ending::Refreshed || deployed.is_some_and(|pair| pair.run == report.run)
+        report.result == RunResult::Refreshed || deployed.is_some_and(|pair| pair.run == report.run)
     };
     let last = match status.last_run.clone().filter(has_stopped) {
         Some(report) => Some(report),
@@ -96,9 +96,9 @@ pub fn unfenced(layout: &Layout) -> Outcome<Option<Report>> {
 fn has_stopped(report: &Report) -> bool {
     let step = report.error.as_ref().and_then(|error| error.phase.step());
     match report.result {
-        Ending::Refreshed | Ending::Halted => true,
-        Ending::Interrupted => step.is_some(),
-        Ending::Unchanged | Ending::HeldBack | Ending::Refused => false,
+        RunResult::Refreshed | RunResult::Halted => true,
+        RunResult::Interrupted => step.is_some(),
+        RunResult::Unchanged | RunResult::HeldBack | RunResult::Refused => false,
     }
 }
 
@@ -111,7 +111,7 @@ pub fn failed_before(layout: &Layout, run: &RunId, since: Timestamp) -> Outcome<
     let before = runs.iter().rev().skip_while(|other| *other != run).skip(1);
     let reports = before.filter_map(|run| one(layout, run).ok()?.report);
     let mut failed: Vec<RunId> = reports
-        .take_while(|report| report.result != Ending::Refreshed)
+        .take_while(|report| report.result != RunResult::Refreshed)
         .filter(|report| has_stopped(report) && report.finished_at >= since)
         .map(|report| report.run)
         .collect();
@@ -134,7 +134,7 @@ fn each_good(layout: &Layout) -> Outcome<impl Iterator<Item = Deployment>> {
 }
 
 fn good_pair(report: Report) -> Option<Deployment> {
-    (report.result == Ending::Refreshed).then_some(())?;
+    (report.result == RunResult::Refreshed).then_some(())?;
     Some(Deployment {
         run: report.run,
         commit: report.commit?,

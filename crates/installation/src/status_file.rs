@@ -280,7 +280,7 @@ fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outco
             return Err(Failure::new("another process holds the lock of status.json")
                 .command("ladylinux-refresh status", &[]));
         }
-        clock::pause_regardless(Duration::from_millis(2));
+        clock::sleep_uninterrupted(Duration::from_millis(2));
     }
     let mut status = read_to_change(layout)?;
     by(&mut status);

@@ -6,12 +6,11 @@
 //! detected.
 
 use std::collections::HashMap;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
 
 use serde::{Deserialize, Serialize};
 
 use refresh_system::clock::FileTime;
+use refresh_system::disk::FileVersion;
 
 use super::Sha256Hex;
 
@@ -21,41 +20,17 @@ const SETTLED_SECONDS: i64 = 2;
 /// How many files are remembered at most.
 const MOST_FILES: usize = 50_000;
 
-/// One state of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    /// The length in bytes.
-    pub size: u64,
-    modified: FileTime,
-    changed: FileTime,
+/// Returns `true` if a change of the file at `time` or later can be detected with certainty.
+pub(crate) fn is_settled(file: &FileVersion, time: FileTime) -> bool {
+    (file.changed.0.saturating_add(SETTLED_SECONDS), file.changed.1) <= time
 }
 
-impl Stamp {
-    /// Returns the stamp of an open file.
-    pub(crate) fn new(found: &Metadata) -> Self {
-        Self {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-
-    /// Returns `true` if a change at `time` or later can be detected with certainty.
-    pub(crate) fn is_settled(&self, time: FileTime) -> bool {
-        (self.changed.0.saturating_add(SETTLED_SECONDS), self.changed.1) <= time
-    }
-
-    fn key(&self) -> String {
-        let Self { device, inode, size, modified, changed } = self;
-        format!("{device} {inode} {size} {}.{:09} {}.{:09}", modified.0, modified.1, changed.0, changed.1)
-    }
+fn key(file: &FileVersion) -> String {
+    let FileVersion { device, inode, size, modified, changed } = file;
+    format!("{device} {inode} {size} {}.{:09} {}.{:09}", modified.0, modified.1, changed.0, changed.1)
 }
 
-/// The digests of files by their stamps.
+/// The digests of files, by their versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DigestCache {
     sha256: HashMap<String, Sha256Hex>,
@@ -66,16 +41,16 @@ impl DigestCache {
     pub const LIMIT: u64 = 16 << 20;
 
     /// Returns the digest of a file that is unchanged.
-    pub(crate) fn digest(&self, stamp: &Stamp) -> Option<&Sha256Hex> {
-        self.sha256.get(&stamp.key())
+    pub(crate) fn digest(&self, file: &FileVersion) -> Option<&Sha256Hex> {
+        self.sha256.get(&key(file))
     }
 
     /// Remembers a digest.
-    pub(crate) fn remember(&mut self, stamp: &Stamp, digest: Sha256Hex) {
+    pub(crate) fn remember(&mut self, file: &FileVersion, digest: Sha256Hex) {
         if self.sha256.len() >= MOST_FILES {
             self.sha256.clear();
         }
-        self.sha256.insert(stamp.key(), digest);
+        self.sha256.insert(key(file), digest);
     }
 
     /// Returns the form on disk.
@@ -93,21 +68,22 @@ impl DigestCache {
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { device: 7, inode: 1, size: 10, modified: (-1, 5), changed: (100, 500) };
+    const VERSION: FileVersion =
+        FileVersion { device: 7, inode: 1, size: 10, modified: (-1, 5), changed: (100, 500) };
 
     #[test]
     fn a_file_is_remembered_only_as_it_was() {
         let mut cache = DigestCache::default();
         let digest = Sha256Hex::parse(&"a".repeat(64)).unwrap();
-        cache.remember(&STAMP, digest.clone());
+        cache.remember(&VERSION, digest.clone());
         let read = DigestCache::from_bytes(&cache.to_bytes());
-        assert_eq!((&read, read.digest(&STAMP)), (&cache, Some(&digest)));
+        assert_eq!((&read, read.digest(&VERSION)), (&cache, Some(&digest)));
         for other in [
-            Stamp { device: 8, ..STAMP },
-            Stamp { inode: 2, ..STAMP },
-            Stamp { size: 11, ..STAMP },
-            Stamp { modified: (-1, 6), ..STAMP },
-            Stamp { changed: (100, 501), ..STAMP },
+            FileVersion { device: 8, ..VERSION },
+            FileVersion { inode: 2, ..VERSION },
+            FileVersion { size: 11, ..VERSION },
+            FileVersion { modified: (-1, 6), ..VERSION },
+            FileVersion { changed: (100, 501), ..VERSION },
         ] {
             assert_eq!(cache.digest(&other), None, "{other:?}");
         }
@@ -116,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_file_that_changed_just_now_is_not_settled() {
-        assert!(!STAMP.is_settled((102, 499)));
-        assert!(STAMP.is_settled((102, 500)));
+        assert!(!is_settled(&VERSION, (102, 499)));
+        assert!(is_settled(&VERSION, (102, 500)));
     }
 }

@@ -14,11 +14,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use refresh_system::disk::FileVersion;
 use refresh_system::error::Outcome;
 use refresh_system::text::{count, size};
 use refresh_system::{clock, interrupt};
 
-use super::cache::{DigestCache, Stamp};
+use super::cache::{self, DigestCache};
 use super::model_dirs::open_file;
 use super::{Claim, Expected, Finding, Format, Sha256Hex, Verdict, gguf, safetensors};
 
@@ -54,13 +55,13 @@ pub(super) fn verify_files(
     mut cache: DigestCache,
     report: &dyn Fn(&str),
 ) -> Outcome<(Vec<Verdict>, DigestCache)> {
-    let jobs = jobs(claims, depth);
-    let (mut files, of_files) = (0, count(jobs.len(), "file"));
-    let of_bytes = size(jobs.iter().map(|job| job.bytes).sum());
+    let checks = checks(claims, depth);
+    let (mut files, of_files) = (0, count(checks.len(), "file"));
+    let of_bytes = size(checks.iter().map(|check| check.bytes).sum());
     let threads =
-        std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(jobs.len());
+        std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(checks.len());
     let pool =
-        Pool { depth, known: cache.clone(), jobs, next: AtomicUsize::new(0), bytes: AtomicU64::new(0) };
+        Pool { depth, known: cache.clone(), checks, next: AtomicUsize::new(0), bytes: AtomicU64::new(0) };
     let mut verdicts = Vec::with_capacity(claims.len());
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
@@ -74,8 +75,8 @@ pub(super) fn verify_files(
                 Ok((of_file, to_remember)) => {
                     verdicts.extend::<Vec<Verdict>>(of_file);
                     files += 1;
-                    if let Some((stamp, digest)) = to_remember {
-                        cache.remember(&stamp, digest);
+                    if let Some((version, digest)) = to_remember {
+                        cache.remember(&version, digest);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -91,28 +92,30 @@ pub(super) fn verify_files(
 }
 
 /// A file and its claims.
-struct Job<'a> {
+struct FileCheck<'a> {
     path: &'a Path,
     bytes: u64,
     claims: Vec<&'a Claim>,
 }
 
-/// Returns one job for each file; the largest first: else one of them could keep a single thread busy at the end.
-fn jobs(claims: &[Claim], depth: Depth) -> Vec<Job<'_>> {
-    let mut jobs: HashMap<&Path, Job<'_>> = HashMap::new();
+/// Returns one check for each file; the largest first: else one of them could keep a single thread busy at the end.
+fn checks(claims: &[Claim], depth: Depth) -> Vec<FileCheck<'_>> {
+    let mut checks: HashMap<&Path, FileCheck<'_>> = HashMap::new();
     for claim in claims {
-        let new = || Job { path: &claim.path, bytes: 0, claims: Vec::new() };
-        jobs.entry(&claim.path).or_insert_with(new).claims.push(claim);
+        let new = || FileCheck { path: &claim.path, bytes: 0, claims: Vec::new() };
+        checks.entry(&claim.path).or_insert_with(new).claims.push(claim);
     }
-    let mut jobs: Vec<Job<'_>> = jobs.into_values().collect();
-    for job in jobs.iter_mut().filter(|job| depth != Depth::Presence && job.digests().next().is_some()) {
-        job.bytes = job.path.symlink_metadata().map_or(0, |found| found.len());
+    let mut checks: Vec<FileCheck<'_>> = checks.into_values().collect();
+    for check in
+        checks.iter_mut().filter(|check| depth != Depth::Presence && check.digests().next().is_some())
+    {
+        check.bytes = check.path.symlink_metadata().map_or(0, |found| found.len());
     }
-    jobs.sort_by_key(|job| std::cmp::Reverse(job.bytes));
-    jobs
+    checks.sort_by_key(|check| std::cmp::Reverse(check.bytes));
+    checks
 }
 
-impl Job<'_> {
+impl FileCheck<'_> {
     fn digests(&self) -> impl Iterator<Item = &Sha256Hex> {
         self.claims.iter().filter_map(|claim| claim.expected.digest.as_ref())
     }
@@ -131,13 +134,13 @@ impl Job<'_> {
 struct Pool<'a> {
     depth: Depth,
     known: DigestCache,
-    jobs: Vec<Job<'a>>,
+    checks: Vec<FileCheck<'a>>,
     next: AtomicUsize,
     bytes: AtomicU64,
 }
 
 /// The verdicts about a file, and the digest to remember.
-type FileResult = (Vec<Verdict>, Option<(Stamp, Sha256Hex)>);
+type FileResult = (Vec<Verdict>, Option<(FileVersion, Sha256Hex)>);
 
 /// The knowledge about a file after reading it.
 #[derive(Debug, Default)]
@@ -150,17 +153,17 @@ struct Content {
     bytes_read: u64,
     /// The fault of the header.
     header: Option<Finding>,
-    to_remember: Option<Stamp>,
+    to_remember: Option<FileVersion>,
 }
 
 impl Pool<'_> {
-    /// Does one job after another until none is left or the work is interrupted.
+    /// Does one check after another until none is left or the work is interrupted.
     #[expect(clippy::needless_pass_by_value, reason = "the receiver waits for the end of every sender")]
     fn work(&self, sender: Sender<FileResult>) {
-        while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let Ok(content) = self.read(job) else { return };
+        while let Some(check) = self.checks.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let Ok(content) = self.read(check) else { return };
             let mut bytes_read = content.bytes_read;
-            let verdicts = job.claims.iter().map(|Claim { path, shown, expected }| {
+            let verdicts = check.claims.iter().map(|Claim { path, shown, expected }| {
                 let finding = content.finding(expected);
                 let cached = content.is_cached && finding == Finding::Verified;
                 // Counted once: the sum over all verdicts is the number of bytes that were read.
@@ -174,34 +177,34 @@ impl Pool<'_> {
         }
     }
 
-    fn read(&self, job: &Job<'_>) -> Outcome<Content> {
+    fn read(&self, check: &FileCheck<'_>) -> Outcome<Content> {
         interrupt::check()?;
         let failed = |finding| Ok(Content { failure: Some(finding), ..Content::default() });
         let begun = clock::file_time();
-        let (mut file, found) = match open_file(job.path) {
+        let (mut file, found) = match open_file(check.path) {
             Ok(Some(opened)) => opened,
             Ok(None) => return failed(Finding::MissingOptional),
             Err(why) => return failed(Finding::Unreadable(why)),
         };
-        let stamp = Stamp::new(&found);
-        let header = job.header(&mut file, stamp.size);
-        let mut content = Content { size: stamp.size, header, ..Content::default() };
-        if self.depth != Depth::Presence && job.digests().next().is_some() {
+        let version = FileVersion::new(&found);
+        let header = check.header(&mut file, version.size);
+        let mut content = Content { size: version.size, header, ..Content::default() };
+        if self.depth != Depth::Presence && check.digests().next().is_some() {
             // A digest of an earlier run is never used to report a problem.
-            let known = self.known.digest(&stamp).filter(|_| self.depth == Depth::Full);
-            if let Some(known) = known.filter(|known| job.digests().all(|expected| expected == *known)) {
-                self.bytes.fetch_add(stamp.size, Ordering::Relaxed);
+            let known = self.known.digest(&version).filter(|_| self.depth == Depth::Full);
+            if let Some(known) = known.filter(|known| check.digests().all(|expected| expected == *known)) {
+                self.bytes.fetch_add(version.size, Ordering::Relaxed);
                 (content.digest, content.is_cached) = (Some(known.clone()), true);
             } else if let Err(why) = self.digest(&mut file, &mut content)? {
                 return failed(Finding::Unreadable(why));
-            } else if content.bytes_read != stamp.size {
+            } else if content.bytes_read != version.size {
                 return failed(Finding::Changing);
-            } else if stamp.is_settled(begun) {
-                content.to_remember = Some(stamp);
+            } else if cache::is_settled(&version, begun) {
+                content.to_remember = Some(version);
             }
         }
         match file.metadata() {
-            Ok(found) if Stamp::new(&found) == stamp => Ok(content),
+            Ok(found) if FileVersion::new(&found) == version => Ok(content),
             _ => failed(Finding::Changing),
         }
     }
@@ -298,7 +301,7 @@ mod tests {
         let (is_done, writes) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut file = File::options().append(true).open(&path).unwrap();
+                let mut file = File::check().append(true).open(&path).unwrap();
                 while is_done.load(Ordering::SeqCst) == 0 {
                     file.write_all(b"x").unwrap();
                     writes.fetch_add(1, Ordering::SeqCst);

@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use refresh_programs::process::Runner;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_settings::layout::Layout;
 use refresh_settings::users::owner_of_app;
 use refresh_system::disk;
@@ -41,17 +40,6 @@ pub struct ReadEnvFileRequest {
 /// As [`EnvFile::read`].
 pub fn handle(request: &ReadEnvFileRequest) -> Outcome<EnvFile> {
     EnvFile::read(&request.path)
-}
-
-/// Identifies a version of a file: device, inode, length, and the times of the last change of its content and of its
-/// metadata. Every change of the content changes one of these.
-pub type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
-
-/// Returns the stamp of the file at `path`; `None` if it does not exist. The file is not opened.
-pub fn stamp(path: &Path) -> Option<Stamp> {
-    let found = std::fs::metadata(path).ok()?;
-    let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
-    Some((found.dev(), found.ino(), found.len(), modified, changed))
 }
 
 /// The content of an environment file.
@@ -113,8 +101,8 @@ impl EnvFile {
         if let Some(bytes) = disk::read_if_roots(path, LIMIT)? {
             return Ok(Self::parse(&bytes));
         }
-        let job = Job::new(Role::Inspect, DEADLINE);
-        units.call_as(&job, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
+        let options = UnitOptions::new(Role::Inspect, DEADLINE);
+        units.call_as(&options, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
     }
 
     /// Reads the environment file of an installation that is not opened yet, with the rights of the owner of `app/`.

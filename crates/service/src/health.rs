@@ -212,7 +212,7 @@ impl Watch<'_> {
                     break How::Other(doing);
                 }
                 _ if clock::monotonic() > until => break How::Other("the reason is unknown".to_owned()),
-                _ => clock::pause_regardless(Duration::from_millis(2)),
+                _ => clock::sleep_uninterrupted(Duration::from_millis(2)),
             }
         };
         let why = match how {

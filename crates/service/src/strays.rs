@@ -71,7 +71,7 @@ pub(super) fn end(
         if now >= ask_until {
             ended.force = Force::Killed;
             kill(&found);
-            clock::pause_regardless(TICK);
+            clock::sleep_uninterrupted(TICK);
         } else {
             signal_all(&fresh, Signal::TERM);
             signal_all(&fresh, Signal::CONT);

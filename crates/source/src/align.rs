@@ -94,7 +94,7 @@ fn reset(request: &ResetRequest) -> Outcome<()> {
     if let Some(rules) = &request.exclude {
         let file = app.join(".git/info/exclude");
         disk::remove_file_if_there(&file)?;
-        disk::write_passing(&file, rules.as_bytes(), 0o644)?;
+        disk::write_unsynced(&file, rules.as_bytes(), 0o644)?;
     }
     // It is durable after the conductor syncs the file system.
     let repository = Repository::bare(app.join(".git")).with_tree(app).passing();

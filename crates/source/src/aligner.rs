@@ -3,7 +3,7 @@
 
 use refresh_git::LONG;
 use refresh_installation::installation::Installation;
-use refresh_programs::units::{Job, Role, Waiting};
+use refresh_programs::units::{Role, UnitOptions, Waiting};
 use refresh_settings::IgnoredFiles;
 use refresh_settings::names::CommitId;
 use refresh_system::error::{Failure, Outcome};
@@ -30,8 +30,8 @@ impl Aligner {
     pub fn start(on: &Installation) -> Outcome<Self> {
         exchange::ensure_app(&on.layout, on.owner)?;
         let scratch = Scratch::make(&on.layout, on.owner)?;
-        let job = Job::new(Role::Align, LONG).writes(on.layout.app()).writes(scratch.path());
-        let waiting = on.units.wait_in_unit(&job, align::OPERATION, &AlignRequest::Ready)?;
+        let options = UnitOptions::new(Role::Align, LONG).writes(on.layout.app()).writes(scratch.path());
+        let waiting = on.units.wait_in_unit(&options, align::OPERATION, &AlignRequest::Ready)?;
         Ok(Self { waiting, scratch, beforehand: None })
     }
 
@@ -107,8 +107,8 @@ fn request(on: &Installation, scratch: &Scratch, commit: &CommitId, known: &[Com
 
 fn list_in_unit(on: &Installation, commit: &CommitId, known: &[CommitId]) -> Outcome<Option<KeptBeforehand>> {
     Scratch::with(on, |scratch| {
-        let job = Job::new(Role::Inspect, kept_beforehand::DEADLINE).writes(scratch.path());
-        on.units.call(&job, kept_beforehand::OPERATION, &request(on, scratch, commit, known))
+        let options = UnitOptions::new(Role::Inspect, kept_beforehand::DEADLINE).writes(scratch.path());
+        on.units.call(&options, kept_beforehand::OPERATION, &request(on, scratch, commit, known))
     })
 }
 

@@ -137,7 +137,7 @@ pub(super) fn files(request: &CompareRequest) -> Outcome<LocalChanges> {
 }
 
 /// The differences found so far.
-struct Found {
+struct Differences {
     differing: BTreeMap<PathBuf, ChangeKind>,
     untracked: Untracked,
 }
@@ -168,7 +168,7 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
         |tracked: &Tracked| untracked::walk(tree, &Accounts { tracked, kept: &still, outputs: &outputs });
     let raw = comparer.compare(base, &files)?;
     let left_out = left_out(&comparer, base)?;
-    let mut found = Found { differing: raw.files, untracked: walk(&tracked) };
+    let mut found = Differences { differing: raw.files, untracked: walk(&tracked) };
     found.differing.retain(|path, kind| {
         let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
         !(untracked::is_byte_code(path)
@@ -218,7 +218,7 @@ fn explain(
     commit: &CommitId,
     others: &Files,
     base: &Files,
-    found: &mut Found,
+    found: &mut Differences,
 ) -> Outcome<BTreeSet<PathBuf>> {
     let is_wanted = |path: &&PathBuf| {
         (found.differing.contains_key(*path) || !base.contains_key(*path))
@@ -265,7 +265,7 @@ fn covers(kept: &BTreeMap<PathBuf, Reason>, path: &Path) -> Option<Reason> {
     path.ancestors().find_map(|part| kept.get(part)).copied()
 }
 
-fn listed(found: Found, kept: &BTreeMap<PathBuf, Reason>) -> LocalChanges {
+fn listed(found: Differences, kept: &BTreeMap<PathBuf, Reason>) -> LocalChanges {
     let tracked = found.differing.into_iter().map(|(path, kind)| {
         let preserved = kind != ChangeKind::Deleted && covers(kept, &path) == Some(Reason::Preserved);
         LocalChange { path: path.into(), kind, preserved }

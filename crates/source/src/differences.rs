@@ -84,9 +84,9 @@ impl Comparer<'_> {
         } else {
             "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
         };
-        disk::write_passing(&directory.join("config"), config.as_bytes(), 0o600)?;
-        disk::write_passing(&directory.join("info/attributes"), attributes.as_bytes(), 0o600)?;
-        disk::write_passing(&directory.join("HEAD"), b"ref: refs/heads/none\n", 0o600)?;
+        disk::write_unsynced(&directory.join("config"), config.as_bytes(), 0o600)?;
+        disk::write_unsynced(&directory.join("info/attributes"), attributes.as_bytes(), 0o600)?;
+        disk::write_unsynced(&directory.join("HEAD"), b"ref: refs/heads/none\n", 0o600)?;
         Ok(repository)
     }
 

@@ -18,7 +18,7 @@ use refresh_system::disk;
 use refresh_system::error::Outcome;
 
 use super::compare::{CompareRequest, Moves};
-use super::hook_record::{HookOutputs, Stamp};
+use super::hook_record::{HookOutputs, OutputVersion};
 use super::local::ChangeKind;
 use super::operation_request::{GitLocation, inspect};
 use super::untracked;
@@ -89,7 +89,7 @@ pub(crate) fn handle(request: &HookOutputsRequest) -> Outcome<HookOutputs> {
     let own = rustix::process::geteuid().as_raw();
     for path in candidates.into_iter().take(LIMIT) {
         let Ok(found) = fs::symlink_metadata(tree.join(&path)) else { continue };
-        let stamp = Stamp::of(&found);
+        let stamp = OutputVersion::of(&found);
         let is_theirs = request.time.since < stamp.changed && stamp.changed < request.time.until;
         if is_theirs && !found.is_dir() && found.uid() == own {
             files.insert(path.into(), Some(stamp));

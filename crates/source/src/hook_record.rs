@@ -17,7 +17,7 @@ use refresh_system::error::Outcome;
 /// The products of hooks, by path; `None` for a tracked file that a hook removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HookOutputs {
-    pub(super) files: BTreeMap<TreePath, Option<Stamp>>,
+    pub(super) files: BTreeMap<TreePath, Option<OutputVersion>>,
     /// Whether the tree was moved since: a rename changes only the time of the entries that it moves.
     #[serde(default, skip)]
     pub(super) moved: bool,
@@ -25,14 +25,14 @@ pub(crate) struct HookOutputs {
 
 /// The attributes that change when a file is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(super) struct OutputVersion {
     size: u64,
     inode: u64,
     modified: FileTime,
     pub(super) changed: FileTime,
 }
 
-impl Stamp {
+impl OutputVersion {
     pub(super) fn of(found: &Metadata) -> Self {
         Self {
             size: found.size(),
@@ -54,7 +54,7 @@ impl HookOutputs {
         let Some(stamp) = self.files.get(&TreePath::from(path)) else { return false };
         match (stamp, fs::symlink_metadata(tree.join(path))) {
             (Some(stamp), Ok(found)) if !found.is_dir() => {
-                let mut now = Stamp::of(&found);
+                let mut now = OutputVersion::of(&found);
                 if self.moved && path.components().count() == 1 {
                     now.changed = stamp.changed;
                 }

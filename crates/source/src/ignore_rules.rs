@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use refresh_git::history::EntryKind;
 use refresh_git::{Git, LISTING, LONG, Repository, path_of, records};
-use refresh_programs::process::Ended;
+use refresh_programs::process::ChildEnd;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
@@ -120,7 +120,7 @@ impl<'a> Rules<'a> {
         disk::remove_file_if_there(&index)?;
         disk::make_directory(&tree, 0o700)?;
         disk::remove_file_if_there(&exclude)?;
-        disk::write_passing(&exclude, local.as_bytes(), 0o600)?;
+        disk::write_unsynced(&exclude, local.as_bytes(), 0o600)?;
         let repository =
             Repository::bare(place.mirror.as_path()).with_tree(&tree).with_index(&index).passing();
         let mut list = Vec::new();
@@ -193,7 +193,7 @@ impl<'a> Rules<'a> {
         let program = program.input(input).keep(LISTING).deadline(LONG);
         let found = self.git.runner().run(&program)?;
         // If nothing is ignored, the exit code is 1.
-        if found.ended == Ended::Exited(1) && found.stderr.is_empty() {
+        if found.ended == ChildEnd::Exited(1) && found.stderr.is_empty() {
             return Ok(BTreeSet::new());
         }
         let found = found.ok(|| "cannot apply the ignore rules of the commit".to_owned())?;

@@ -84,10 +84,16 @@ pub(crate) fn list(request: &ListKeptRequest) -> Outcome<Kept> {
     let rules = Rules::of(&git, &request.place, "rules", &incoming, &local)?;
     new.add(incoming);
     let preserve = patterns(&request.preserve)?;
-    let mut walk =
-        Walk { app, new: &new, known: &known, before: &before, preserve: &preserve, found: Found::default() };
+    let mut walk = Walk {
+        app,
+        new: &new,
+        known: &known,
+        before: &before,
+        preserve: &preserve,
+        found: WalkedPaths::default(),
+    };
     walk.directory(Path::new(""), false);
-    let Found { candidates, preserved, tracked, released, claimed } = walk.found;
+    let WalkedPaths { candidates, preserved, tracked, released, claimed } = walk.found;
     let mut kept: BTreeMap<PathBuf, Reason> =
         preserved.into_iter().map(|path| (path, Reason::Preserved)).collect();
     let tracked = changed(&git, request, tracked, &known);
@@ -134,7 +140,7 @@ pub(super) fn patterns(globs: &[String]) -> Outcome<GlobSet> {
 
 /// The result of a walk through the old tree.
 #[derive(Debug, Default)]
-struct Found {
+struct WalkedPaths {
     /// Paths that no commit tracks.
     candidates: BTreeMap<PathBuf, EntryType>,
     /// Preserved paths that no commit tracks.
@@ -153,7 +159,7 @@ struct Walk<'a> {
     known: &'a Tracked,
     before: &'a Tracked,
     preserve: &'a GlobSet,
-    found: Found,
+    found: WalkedPaths,
 }
 
 impl Walk<'_> {

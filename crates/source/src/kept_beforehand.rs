@@ -42,12 +42,12 @@ pub(crate) struct KeptBeforehand {
     /// The list.
     kept: Kept,
     /// The directories and files that the list depends on.
-    stamps: BTreeMap<TreePath, Stamp>,
+    stamps: BTreeMap<TreePath, EntryVersion>,
 }
 
 /// The inode of an entry and the time of its last change, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
+struct EntryVersion {
     inode: u64,
     changed: i64,
 }
@@ -80,7 +80,8 @@ impl KeptBeforehand {
     /// Returns the list if it is still valid for this request.
     pub(super) fn still_holds(self, request: &ListKeptRequest) -> Option<Kept> {
         let app = request.app.as_path();
-        let same = |(path, known): (&TreePath, &Stamp)| stamp(&app.join(path.as_path())) == Some(*known);
+        let same =
+            |(path, known): (&TreePath, &EntryVersion)| stamp(&app.join(path.as_path())) == Some(*known);
         (self.request == described(request) && self.stamps.iter().all(same)).then_some(self.kept)
     }
 }
@@ -90,10 +91,10 @@ fn described(request: &ListKeptRequest) -> String {
     format!("{} {:?} {:?} {}", request.commit, request.known, request.preserve, request.ignored)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<EntryVersion> {
     let found = fs::symlink_metadata(path).ok()?;
     let changed = found.ctime().saturating_mul(1_000_000_000).saturating_add(found.ctime_nsec());
-    Some(Stamp { inode: found.ino(), changed })
+    Some(EntryVersion { inode: found.ino(), changed })
 }
 
 /// Adds a directory, the directories in it and the preserved files in it.
@@ -102,7 +103,7 @@ fn add_stamps(
     directory: &Path,
     preserve: &GlobSet,
     preserved: bool,
-    stamps: &mut BTreeMap<PathBuf, Stamp>,
+    stamps: &mut BTreeMap<PathBuf, EntryVersion>,
 ) {
     let Some(own) = stamp(&app.join(directory)) else { return };
     stamps.insert(directory.to_path_buf(), own);
@@ -120,7 +121,7 @@ fn add_stamps(
 mod tests {
     use super::*;
 
-    fn world() -> (tempfile::TempDir, BTreeMap<PathBuf, Stamp>) {
+    fn world() -> (tempfile::TempDir, BTreeMap<PathBuf, EntryVersion>) {
         let app = tempfile::tempdir().unwrap();
         for directory in ["data/deep", "src/__pycache__", ".git/objects"] {
             refresh_system::disk::make_directory(&app.path().join(directory), 0o755).unwrap();
@@ -130,7 +131,7 @@ mod tests {
         (app, stamps)
     }
 
-    fn stamps_of(app: &Path) -> BTreeMap<PathBuf, Stamp> {
+    fn stamps_of(app: &Path) -> BTreeMap<PathBuf, EntryVersion> {
         let mut stamps = BTreeMap::new();
         let preserve = kept::patterns(&["data/*.json".to_owned()]).unwrap();
         add_stamps(app, Path::new(""), &preserve, false, &mut stamps);
@@ -148,7 +149,7 @@ mod tests {
     fn a_new_entry_and_a_new_content_change_a_stamp_and_byte_code_does_not() {
         let (app, before) = world();
         let write = |path: &str| {
-            clock::pause_regardless(Duration::from_millis(20));
+            clock::sleep_uninterrupted(Duration::from_millis(20));
             let mut file = refresh_system::disk::open_append(&app.path().join(path), 0o644).unwrap();
             std::io::Write::write_all(&mut file, b"two").unwrap();
         };

@@ -13,7 +13,7 @@ use refresh_git::Git;
 use refresh_git::path::TreePath;
 use refresh_installation::installation::Installation;
 use refresh_programs::process::{ProcessId, Runner};
-use refresh_programs::units::{Job, Role};
+use refresh_programs::units::{Role, UnitOptions};
 use refresh_settings::layout::Layout;
 use refresh_system::clock;
 use refresh_system::disk;
@@ -85,8 +85,8 @@ pub(super) fn inspect<Q: Serialize, A: DeserializeOwned>(
     request: impl FnOnce(GitLocation) -> Q,
 ) -> Outcome<A> {
     Scratch::with(on, |scratch| {
-        let job = Job::new(Role::Inspect, DEADLINE).writes(scratch.path());
-        on.units.call(&job, operation, &request(GitLocation::of(on, scratch)))
+        let options = UnitOptions::new(Role::Inspect, DEADLINE).writes(scratch.path());
+        on.units.call(&options, operation, &request(GitLocation::of(on, scratch)))
     })
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use refresh_git::{Git, Repository};
 use refresh_installation::installation::Installation;
-use refresh_programs::units::{Job, Role};
+use refresh_programs::units::{Role, UnitOptions};
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 use refresh_system::text::quoted_path;
@@ -34,8 +34,8 @@ pub struct OwnObjects {
 pub fn take(on: &Installation) -> Outcome<OwnObjects> {
     let git = Git::new(&on.runner, &on.layout)?;
     let request = RepositoryRequest::new(&git, &on.layout);
-    let job = Job::new(Role::Align, DEADLINE).writes(on.layout.app());
-    on.units.call_as(&job, on.owner, OPERATION, &request)
+    let options = UnitOptions::new(Role::Align, DEADLINE).writes(on.layout.app());
+    on.units.call_as(&options, on.owner, OPERATION, &request)
 }
 
 /// Performs the worker's side of [`OPERATION`].

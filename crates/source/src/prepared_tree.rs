@@ -15,7 +15,7 @@ use refresh_git::path::TreePath;
 use refresh_git::{Git, LONG, Repository, zero_terminated};
 use refresh_installation::installation::Installation;
 use refresh_programs::process::{Finished, Keep, Program};
-use refresh_programs::units::{Access, Job, Role};
+use refresh_programs::units::{Access, Role, UnitOptions};
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::checkpoint;
 use refresh_system::disk;
@@ -116,8 +116,8 @@ pub fn prepare(
     disk::make_owned_directory(&tree, 0o755, &builder)?;
     let scratch = Scratch::make(&on.layout, builder)?;
     let place = GitLocation::of(on, &scratch);
-    let job = Job::new(Role::Build, LONG).writes(scratch.path());
-    let (writing, seen) = on.units.with_tree(&job, &tree, Access::ReadWrite)?;
+    let options = UnitOptions::new(Role::Build, LONG).writes(scratch.path());
+    let (writing, seen) = on.units.with_tree(&options, &tree, Access::ReadWrite)?;
     let request = PrepareTreeRequest {
         place: place.clone(),
         tree: seen.as_path().into(),
@@ -132,7 +132,7 @@ pub fn prepare(
     checkpoint::reach("tree:checked-out");
     beneath::give_all(&tree, on.owner)?;
     checkpoint::reach("tree:given");
-    let (reading, seen) = on.units.with_tree(&job, &tree, Access::ReadOnly)?;
+    let (reading, seen) = on.units.with_tree(&options, &tree, Access::ReadOnly)?;
     let request = ProveTreeRequest { place, tree: seen.as_path().into(), commit: commit.clone() };
     let ProveTreeResponse { files } = on.units.call(&reading, proof::OPERATION, &request)?;
     install_index(&scratch.path().join(proof::INDEX), &tree, on.owner)?;
@@ -220,7 +220,7 @@ fn check_names(tree: &Path, files: &[TrackedFile]) -> Outcome<()> {
 /// Returns `true` if names that differ only in case are the same for the file system.
 fn ignores_case(tree: &Path) -> Outcome<bool> {
     let probe = tree.join("ladylinux-refresh-case");
-    disk::write_passing(&probe, b"", 0o600)?;
+    disk::write_unsynced(&probe, b"", 0o600)?;
     let ignores = tree.join("LADYLINUX-REFRESH-CASE").symlink_metadata().is_ok();
     disk::remove_file_if_there(&probe)?;
     Ok(ignores)
@@ -231,7 +231,7 @@ fn lay_out_repository(git_dir: &Path, request: &PrepareTreeRequest) -> Outcome<(
     for directory in ["objects/info", "objects/pack", "refs/tags", "info"] {
         disk::make_directory(&git_dir.join(directory), 0o755)?;
     }
-    let write = |name: &str, text: &[u8]| disk::write_passing(&git_dir.join(name), text, 0o644);
+    let write = |name: &str, text: &[u8]| disk::write_unsynced(&git_dir.join(name), text, 0o644);
     let mut objects = request.objects.as_path().as_os_str().as_encoded_bytes().to_vec();
     objects.push(b'\n');
     write("objects/info/alternates", &objects)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use refresh_git::path::TreePath;
 use refresh_installation::installation::Installation;
-use refresh_programs::units::{Access, Job, Role};
+use refresh_programs::units::{Access, Role, UnitOptions};
 use refresh_system::clock::FileTime;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{disk, interrupt};
@@ -52,9 +52,9 @@ pub(super) struct PlaceRequest {
 /// # Errors
 /// The unit cannot be started, or something cannot be removed.
 pub fn keep(on: &Installation, copy: &Path, since: FileTime) -> Outcome<u64> {
-    let job = Job::new(Role::Rehearse, DEADLINE);
-    let (job, seen) = on.units.with_tree(&job, copy, Access::ReadWrite)?;
-    on.units.call(&job, KEEP, &KeepRequest { tree: seen.into(), since })
+    let options = UnitOptions::new(Role::Rehearse, DEADLINE);
+    let (options, seen) = on.units.with_tree(&options, copy, Access::ReadWrite)?;
+    on.units.call(&options, KEEP, &KeepRequest { tree: seen.into(), since })
 }
 
 /// Copies the products of hooks into `app/`; returns the number of files.
@@ -62,9 +62,9 @@ pub fn keep(on: &Installation, copy: &Path, since: FileTime) -> Outcome<u64> {
 /// # Errors
 /// The unit cannot be started; `app/` has something else at the path of a product; or `app/` is not writable.
 pub fn place(on: &Installation, products: &Path) -> Outcome<u64> {
-    let job = Job::new(Role::Hooks, DEADLINE).writes(on.layout.app());
-    let (job, seen) = on.units.with_tree(&job, products, Access::ReadOnly)?;
-    on.units.call(&job, PLACE, &PlaceRequest { products: seen.into(), tree: on.layout.app().into() })
+    let options = UnitOptions::new(Role::Hooks, DEADLINE).writes(on.layout.app());
+    let (options, seen) = on.units.with_tree(&options, products, Access::ReadOnly)?;
+    on.units.call(&options, PLACE, &PlaceRequest { products: seen.into(), tree: on.layout.app().into() })
 }
 
 /// Performs [`KEEP`] for a directory.

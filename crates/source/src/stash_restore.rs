@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use refresh_git::path::TreePath;
 use refresh_git::{Git, LONG, Repository, allowing};
 use refresh_installation::installation::Installation;
-use refresh_programs::units::{Job, Role};
+use refresh_programs::units::{Role, UnitOptions};
 use refresh_settings::names::{CommitId, RunId};
 use refresh_system::disk;
 use refresh_system::disk::Moved;
@@ -97,8 +97,9 @@ pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome
             paths: choice.paths,
             overwrite: choice.overwrite,
         };
-        let job = Job::new(Role::Inspect, DEADLINE).writes(scratch.path()).writes(on.layout.app());
-        on.units.call(&job, OPERATION, &request)
+        let options =
+            UnitOptions::new(Role::Inspect, DEADLINE).writes(scratch.path()).writes(on.layout.app());
+        on.units.call(&options, OPERATION, &request)
     })
 }
 

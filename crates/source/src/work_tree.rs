@@ -12,7 +12,7 @@ use refresh_git::locks::locks;
 use refresh_git::path::TreePath;
 use refresh_git::{Git, Repository};
 use refresh_installation::installation::Installation;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::CommitId;
 use refresh_system::disk::Owner;
@@ -98,7 +98,7 @@ pub fn of(on: &Installation) -> Outcome<TreeState> {
 /// The operation cannot be started, or takes too long.
 pub fn read(layout: &Layout, git: &Git, units: &Units) -> Outcome<TreeState> {
     let request = RepositoryRequest::new(git, layout);
-    let mut state: TreeState = units.call(&Job::new(Role::Inspect, DEADLINE), OPERATION, &request)?;
+    let mut state: TreeState = units.call(&UnitOptions::new(Role::Inspect, DEADLINE), OPERATION, &request)?;
     if rustix::process::geteuid().is_root() {
         // The service user cannot move these; the conductor does.
         state.immovable.retain(|entry| entry.obstacle != Obstacle::Owner);

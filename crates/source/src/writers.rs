@@ -15,7 +15,7 @@ use refresh_system::error::Failure;
 use refresh_system::text::quoted_path;
 
 /// The number of searches for open files: a file may be open only for an instant.
-const LOOKS: usize = 40;
+const ROUNDS: usize = 40;
 const TICK: Duration = Duration::from_millis(5);
 
 /// The largest number of named processes.
@@ -57,12 +57,12 @@ fn describe(process: ProcessId) -> String {
 }
 
 fn with_open_files(app: &Path) -> Vec<ProcessId> {
-    for _ in 0..LOOKS {
+    for _ in 0..ROUNDS {
         let found: Vec<ProcessId> = others().filter(|process| has_open(*process, app)).collect();
         if !found.is_empty() {
             return found;
         }
-        clock::pause_regardless(TICK);
+        clock::sleep_uninterrupted(TICK);
     }
     Vec::new()
 }

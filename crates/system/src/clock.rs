@@ -97,6 +97,6 @@ pub fn pause(duration: Duration) -> Outcome<()> {
 }
 
 /// Waits for `duration`, also if an interrupt arrives: for clean-up that must not be cut short.
-pub fn pause_regardless(duration: Duration) {
+pub fn sleep_uninterrupted(duration: Duration) {
     std::thread::sleep(duration);
 }

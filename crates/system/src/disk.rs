@@ -7,6 +7,7 @@
 pub mod beneath;
 mod directory;
 pub mod encoded_path;
+mod file_version;
 pub mod mounts;
 mod own;
 mod owner;
@@ -19,6 +20,7 @@ mod write;
 
 pub use beneath::open_without_links;
 pub use directory::{give, make_directory, make_new_directory, make_owned_directory, set_mode};
+pub use file_version::FileVersion;
 pub use own::{Depth, Foreign, foreign, open_own, read_if_roots, read_own, read_own_json};
 pub use owner::Owner;
 pub use reading::{is_directory, open_with, read_at_most, read_if_there, read_json, read_last_line};
@@ -28,5 +30,5 @@ pub use sync::{sync_file_system, sync_parent};
 pub use taking::{Content, Digested, open_regular, take_copy};
 pub use write::{
     append_own, open_append, open_lock, order, replace_file, replace_json, sweep_unwritten, write_atomic,
-    write_by, write_json, write_passing, write_volatile,
+    write_by, write_json, write_unsynced, write_volatile,
 };

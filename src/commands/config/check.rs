@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::ConfigCheckArgs;
 use crate::report::json;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::as_typed;
 use refresh_settings::faults::Fault;
 use refresh_settings::layers::Layers;
@@ -31,14 +31,14 @@ struct Checked {
 }
 
 /// Checks the named file, or the one in force.
-pub(super) fn check(layout: &Layout, args: &ConfigCheckArgs) -> Result<Ended, Error> {
+pub(super) fn check(layout: &Layout, args: &ConfigCheckArgs) -> Result<Success, Error> {
     let checked = read(layout, args).map_err(|failure| Refusal::of("config check", failure))?;
     if args.json {
         print_line(&json::pretty(&checked));
     } else {
         print(layout, &checked);
     }
-    Ok(if checked.ok { Ended::Done } else { Ended::Invalid })
+    Ok(if checked.ok { Success::Done } else { Success::Invalid })
 }
 
 fn read(layout: &Layout, args: &ConfigCheckArgs) -> Outcome<Checked> {

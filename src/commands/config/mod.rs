@@ -4,11 +4,11 @@ mod check;
 mod show;
 
 use crate::cli::ConfigCommand;
-use refresh_installation::exit::{Ended, Error};
+use refresh_installation::exit::{Error, Success};
 use refresh_settings::layout::Layout;
 
 /// Performs `config …`; changes nothing.
-pub(super) fn config(layout: &Layout, command: &ConfigCommand) -> Result<Ended, Error> {
+pub(super) fn config(layout: &Layout, command: &ConfigCommand) -> Result<Success, Error> {
     match command {
         ConfigCommand::Show(args) => show::show(layout, args),
         ConfigCommand::Check(args) => check::check(layout, args),

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::cli::ConfigShowArgs;
 use crate::report::json;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_programs::process::Runner;
@@ -61,7 +61,7 @@ enum Source {
 }
 
 /// Prints the settings in force.
-pub(super) fn show(layout: &Layout, args: &ConfigShowArgs) -> Result<Ended, Error> {
+pub(super) fn show(layout: &Layout, args: &ConfigShowArgs) -> Result<Success, Error> {
     let layers = super::super::settings(layout, args.overrides.clone())?;
     let shown = read(layout, &layers).map_err(|failure| Refusal::of("config show", failure))?;
     if args.json {
@@ -69,7 +69,7 @@ pub(super) fn show(layout: &Layout, args: &ConfigShowArgs) -> Result<Ended, Erro
     } else {
         print(&shown, args.origin);
     }
-    Ok(Ended::Done)
+    Ok(Success::Done)
 }
 
 fn read(layout: &Layout, layers: &Layers) -> Outcome<Shown> {

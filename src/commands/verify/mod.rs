@@ -8,13 +8,13 @@ use serde_json::json;
 use crate::cli::{VerifyArgs, VerifyPart};
 use crate::report::json;
 use refresh_host::host::presence::check_anything;
-use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_settings::layout::Layout;
 use refresh_system::error::Failure;
 use refresh_system::screen::{Tone, paint, print_line, print_lines};
 
 /// Verifies the parts that the command line names.
-pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
+pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Success, Error> {
     if let Some(conflict) = args.conflict() {
         return Err(Error::Usage(Failure::new(conflict).command("ladylinux-refresh verify --help", &[])));
     }
@@ -46,7 +46,7 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
         (None, Some(environment)) => print_lines(&environment.lines()),
         (None, None) => {}
     }
-    Ok(if models_ok && environment_ok { Ended::Done } else { Ended::Findings })
+    Ok(if models_ok && environment_ok { Success::Done } else { Success::Findings })
 }
 
 fn verdict_of_both(models_ok: bool, environment_ok: bool, is_compared: bool) -> String {

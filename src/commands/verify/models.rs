@@ -135,7 +135,7 @@ fn verdict_json(verdict: &Verdict) -> Value {
         "from": verdict.from,
         "finding": verdict.finding.word(),
         "severity": verdict.finding.severity(),
-        "told": verdict.finding.to_string(),
+        "description": verdict.finding.to_string(),
         "expected": expected,
         "found": found,
         "bytes_read": verdict.bytes_read,

@@ -101,7 +101,7 @@ fn problems(report: &Value) -> Vec<String> {
     problems
         .map(|verdict| {
             let word = |key: &str| verdict[key].as_str().unwrap().to_owned();
-            format!("{} {}: {} [{}]", word("name"), word("finding"), word("told"), word("from"))
+            format!("{} {}: {} [{}]", word("name"), word("finding"), word("description"), word("from"))
         })
         .collect()
 }

@@ -39,7 +39,7 @@ pub struct Report {
     /// The command: `run` or `rollback`.
     pub command: String,
     /// How it ended.
-    pub result: Ending,
+    pub result: RunResult,
     /// The exit code.
     pub exit_code: u8,
     /// Whether commit or environment differ from before.
@@ -106,7 +106,7 @@ pub struct Report {
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum RunResult {
     /// All six steps succeeded.
     Refreshed,
     /// Nothing had to be done, and nothing was done.
@@ -121,7 +121,7 @@ pub enum Ending {
     Interrupted,
 }
 
-impl Ending {
+impl RunResult {
     /// Returns the name that machine output uses for it.
     pub fn word(self) -> &'static str {
         match self {
@@ -187,14 +187,14 @@ pub struct Outage {
     /// The runs that did not succeed in that time, the earliest first.
     pub runs: Vec<RunId>,
     /// The command that prints the log of the first of them.
-    pub look: Option<String>,
+    pub command: Option<String>,
 }
 
 impl Outage {
     /// Begins with the time from a fence until now. It can span a boot, so the wall clock measures it.
     pub fn since(since: jiff::Timestamp, now: jiff::Timestamp) -> Self {
         let duration_ms = u64::try_from(now.duration_since(since).as_millis()).unwrap_or(0);
-        Self { since, duration_ms, runs: Vec::new(), look: None }
+        Self { since, duration_ms, runs: Vec::new(), command: None }
     }
 }
 
@@ -260,7 +260,7 @@ pub struct Saved {
     /// Their directory.
     pub place: Option<PathBuf>,
     /// The command that shows them.
-    pub look: Option<String>,
+    pub command: Option<String>,
 }
 
 /// The check of models, containers, configuration and persistent data (RW-3.2, RW-6.1).
@@ -292,7 +292,7 @@ impl Report {
             schema: SCHEMA,
             run,
             command: command.to_owned(),
-            result: Ending::Interrupted,
+            result: RunResult::Interrupted,
             exit_code: 0,
             changed: false,
             staged: false,
@@ -337,7 +337,7 @@ impl Report {
     /// Returns the commit that this run holds back because it halted; `None` if it ended in another way, or if its
     /// target was an earlier version, which no unattended run deploys. `user` typed its command.
     pub fn held_back_by_halt(&self, user: Option<String>) -> Option<HeldBack> {
-        let is_one = self.result == Ending::Halted && self.command == "run" && self.exit_code != SHUT_DOWN;
+        let is_one = self.result == RunResult::Halted && self.command == "run" && self.exit_code != SHUT_DOWN;
         let requested = self.requested.as_ref().filter(|_| is_one)?;
         Some(HeldBack {
             commit: requested.commit.clone()?,
@@ -359,7 +359,7 @@ impl Report {
     /// Returns how long the run took, in milliseconds: the sum of its parts, which the monotonic clock measures. A run
     /// that was killed measured nothing.
     pub fn duration_ms(&self) -> u64 {
-        if self.result != Ending::Interrupted {
+        if self.result != RunResult::Interrupted {
             return self.phases.iter().map(|part| part.duration_ms).sum();
         }
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
@@ -373,9 +373,9 @@ impl Report {
     /// Returns how it ended, for a line among others: `refreshed`, `rolled back`, `rollback halted`.
     pub fn in_words(&self) -> String {
         match (self.command.as_str(), self.result) {
-            ("rollback", Ending::Refreshed) => "rolled back".to_owned(),
+            ("rollback", RunResult::Refreshed) => "rolled back".to_owned(),
             ("rollback", other) => format!("rollback {}", other.word()),
-            (_, Ending::HeldBack) => "held back".to_owned(),
+            (_, RunResult::HeldBack) => "held back".to_owned(),
             (_, other) => other.word().to_owned(),
         }
     }
@@ -394,7 +394,7 @@ mod tests {
             subject: Some("B".to_owned()),
             author: None,
         });
-        (report.result, report.exit_code) = (Ending::Halted, exit_code);
+        (report.result, report.exit_code) = (RunResult::Halted, exit_code);
         report
     }
 
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(halted(143).held_back_by_halt(None), None);
         let rolled_back = Report { command: "rollback".to_owned(), ..halted(1) };
         assert_eq!(rolled_back.held_back_by_halt(None), None);
-        assert_eq!(Report { result: Ending::Refused, ..halted(3) }.held_back_by_halt(None), None);
+        assert_eq!(Report { result: RunResult::Refused, ..halted(3) }.held_back_by_halt(None), None);
     }
 
     #[test]

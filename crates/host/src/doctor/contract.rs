@@ -12,7 +12,7 @@ use refresh_system::disk::Owner;
 use refresh_system::error::Context as _;
 use refresh_system::text::{quoted, quoted_path};
 
-use super::{Examined, Findings, Found, edit, refused, some_of};
+use super::{DoctorFinding, Examined, Findings, edit, refused, some_of};
 
 /// Checks that the directories of the deployment contract and of the tool exist.
 pub(super) fn directories(examined: &Examined) -> Findings {
@@ -32,7 +32,7 @@ pub(super) fn directories(examined: &Examined) -> Findings {
     }
     let what =
         if examined.is_installed() { "directories are missing" } else { "the installation is not complete" };
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("{what}: {}", some_of(&missing)),
         "a refresh works on the directories of the deployment contract and makes none of them",
         examined.init(),
@@ -44,8 +44,9 @@ pub(super) fn settings(examined: &Examined) -> Findings {
     let Some(failure) = &examined.unusable else {
         let (file, ignored) = (examined.layout.host_file(), trust::ignored(&examined.layout));
         let why = format!("settings decide what root does, so only {} counts", file.display());
-        let note =
-            |it: trust::Ignored| Found::note(it.to_string(), &why, format!("rm {}", quoted_path(&it.path)));
+        let note = |it: trust::Ignored| {
+            DoctorFinding::note(it.to_string(), &why, format!("rm {}", quoted_path(&it.path)))
+        };
         return Ok(ignored.map(note).into_iter().collect());
     };
     // [`tool_files`] reports that.
@@ -55,7 +56,7 @@ pub(super) fn settings(examined: &Examined) -> Findings {
     if failure.is_denied() {
         return Err(refresh_system::error::Failure::new(failure.chain().join(": ")));
     }
-    let mut found = Found::of(failure, "no run begins with settings that cannot be used");
+    let mut found = DoctorFinding::of(failure, "no run begins with settings that cannot be used");
     found.repair = edit(&examined.layout.host_file());
     if let Some(hint) = failure.hints().first() {
         found.what = format!("{} ({hint})", found.what);
@@ -69,7 +70,7 @@ pub(super) fn service_user(examined: &Examined) -> Findings {
         return Ok(Vec::new());
     }
     if Owner::named(SERVICE_USER)?.is_none() {
-        return Ok(vec![Found::problem(
+        return Ok(vec![DoctorFinding::problem(
             format!("the user {SERVICE_USER} does not exist"),
             "the application needs a user of its own, so that it does not run as root",
             if examined.is_installed() {
@@ -91,7 +92,7 @@ pub(super) fn login(examined: &Examined) -> Findings {
     let [passwd, _] = examined.layout.accounts();
     let text = disk::read_if_there(&passwd)?.unwrap_or_default();
     let note = |shell: String| {
-        Found::note(
+        DoctorFinding::note(
             format!("{SERVICE_USER} can log in, with {shell}"),
             "it is the user of a service",
             format!("usermod --shell /usr/sbin/nologin {SERVICE_USER}"),
@@ -124,7 +125,7 @@ pub(super) fn other_scripts(examined: &Examined) -> Findings {
     if scripts.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!("scripts exist beside the work tree: {}", some_of(&scripts)),
         "a script that stops, resets or installs bypasses the fence and the environments; remove what does",
         format!("less {}", scripts.join(" ")),
@@ -143,13 +144,16 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
     if layout.is_real() || rustix::process::geteuid().is_root() {
         let loose = trust::loose(layout)?;
         if !loose.is_empty() {
-            return Ok(loose.iter().map(|it| Found::problem(it.what(), why, it.repair())).collect());
+            return Ok(loose.iter().map(|it| DoctorFinding::problem(it.what(), why, it.repair())).collect());
         }
     }
     if rustix::process::geteuid().is_root() {
         let parts = own_state::foreign(layout)?;
         if !parts.is_empty() {
-            return Ok(parts.iter().map(|part| Found::problem(part.what(), why, part.repair())).collect());
+            return Ok(parts
+                .iter()
+                .map(|part| DoctorFinding::problem(part.what(), why, part.repair()))
+                .collect());
         }
     }
     let mut found = Vec::new();
@@ -182,10 +186,10 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
         let name = quoted(&path);
         if metadata.uid() != owner && metadata.uid() != 0 {
             let what = format!("{path} belongs to uid {}", metadata.uid());
-            found.push(Found::problem(what, why, format!("chown {owner} {name}")));
+            found.push(DoctorFinding::problem(what, why, format!("chown {owner} {name}")));
         } else if metadata.mode() & 0o022 != 0 {
             let what = format!("others than its owner can change {path}");
-            found.push(Found::problem(what, why, format!("chmod go-w {name}")));
+            found.push(DoctorFinding::problem(what, why, format!("chmod go-w {name}")));
         }
     }
     Ok(found)

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use refresh_system::error::Context as _;
 
 use super::account::Account;
-use super::{Examined, Findings, Found, cleaning, edit, some_of};
+use super::{DoctorFinding, Examined, Findings, cleaning, edit, some_of};
 use refresh_system::text::quoted;
 
 /// Checks that it exists and that the service can read it.
@@ -15,7 +15,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
     let shown = path.display().to_string();
     let found = match fs::metadata(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(vec![Found::note(
+            return Ok(vec![DoctorFinding::note(
                 format!("{shown} is missing"),
                 "the service runs with built-in defaults, and its port is unknown",
                 examined.init(),
@@ -28,7 +28,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
     if account.may(&found, 0o4) && path.ancestors().skip(1).all(|directory| account.may_enter(directory)) {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!(
             "uid {} cannot read {shown} (uid {}, mode {:04o})",
             owner.uid,
@@ -46,7 +46,7 @@ pub(super) fn text(examined: &Examined) -> Findings {
     let shown = examined.layout.env_file().display().to_string();
     let mut found = Vec::new();
     if let Some(what) = &file.blemish {
-        found.push(Found::problem(
+        found.push(DoctorFinding::problem(
             format!("{shown} has {what}"),
             "not every program passes over them: the first variable gets another name, or a value ends in a carriage return",
             cleaning(std::slice::from_ref(&shown)),
@@ -54,7 +54,7 @@ pub(super) fn text(examined: &Examined) -> Findings {
     }
     let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
     if !problems.is_empty() {
-        found.push(Found::problem(
+        found.push(DoctorFinding::problem(
             format!("lines of {shown} that set no variable: {}", some_of(&problems)),
             "the service starts without these variables",
             edit(&examined.layout.env_file()),
@@ -77,7 +77,7 @@ pub(super) fn secrets(examined: &Examined) -> Findings {
         return Ok(Vec::new());
     }
     let shown = path.display().to_string();
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!("all users can read {shown}, which holds {}", some_of(&names)),
         "every user and every program of this machine can use them",
         format!("chmod o-rwx {}", quoted(&shown)),

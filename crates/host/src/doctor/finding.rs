@@ -20,7 +20,7 @@ pub enum Severity {
 
 /// A finding of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Found {
+pub struct DoctorFinding {
     /// Its severity.
     pub severity: Severity,
     /// The problem.
@@ -31,7 +31,7 @@ pub struct Found {
     pub repair: String,
 }
 
-impl Found {
+impl DoctorFinding {
     pub(super) fn problem(what: impl Into<String>, why: &str, repair: impl Into<String>) -> Self {
         Self { severity: Severity::Problem, what: what.into(), why: why.to_owned(), repair: repair.into() }
     }
@@ -52,7 +52,7 @@ impl Found {
     }
 }
 
-pub(super) type Findings = Outcome<Vec<Found>>;
+pub(super) type Findings = Outcome<Vec<DoctorFinding>>;
 
 /// Returns the refusal of a preflight check as a finding. If an ordinary user has no permission to read something, that
 /// stays a failure.
@@ -60,7 +60,7 @@ pub(super) fn refused(checked: Outcome<()>, why: &str) -> Findings {
     match checked {
         Ok(()) => Ok(Vec::new()),
         Err(failure) if failure.is_denied() => Err(failure),
-        Err(failure) => Ok(vec![Found::of(&failure, why)]),
+        Err(failure) => Ok(vec![DoctorFinding::of(&failure, why)]),
     }
 }
 
@@ -103,6 +103,6 @@ mod tests {
             .is_err()
         );
         let found = refused(Err(Failure::new("a").because(Failure::new("b")).hint("do")), "why").unwrap();
-        assert_eq!(found, [Found::problem("a: b", "why", "do")]);
+        assert_eq!(found, [DoctorFinding::problem("a: b", "why", "do")]);
     }
 }

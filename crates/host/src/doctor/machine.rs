@@ -10,7 +10,7 @@ use refresh_run::plan::space::Makes;
 use refresh_run::plan::{confinement, preflight, space};
 use refresh_system::clock;
 
-use super::{Examined, Findings, Found, refused};
+use super::{DoctorFinding, Examined, Findings, refused};
 
 /// This program did not exist before this time, so a clock with an earlier time is wrong.
 const EARLIEST: i64 = 1_735_689_600;
@@ -34,7 +34,7 @@ pub(super) fn clock(examined: &Examined) -> Findings {
     let future = history::all(&examined.layout)?.into_iter().filter_map(|past| past.report).find(is_future);
     let of_the_past = || {
         let report = future?;
-        Some(Found::note(
+        Some(DoctorFinding::note(
             format!(
                 "run {} ended at {}, which is in the future",
                 report.run,
@@ -46,7 +46,7 @@ pub(super) fn clock(examined: &Examined) -> Findings {
     };
     Ok(wrong(now, last)
         .map(|what| {
-            Found::problem(
+            DoctorFinding::problem(
                 what,
                 "with a wrong clock certificates are refused, and the times of runs are wrong",
                 "timedatectl set-ntp true",
@@ -75,7 +75,7 @@ pub(super) fn clock_source(examined: &Examined) -> Findings {
     if !examined.is_kept_by_systemd() || Bus::connect()?.clock_is_synchronized()? {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         "the clock is not synchronized with another one",
         "it drifts, and after a restored snapshot it has the time of the snapshot",
         "timedatectl set-ntp true",

@@ -22,7 +22,7 @@ mod unit;
 mod unit_files;
 
 pub use examined::Examined;
-pub use finding::{Found, Severity};
+pub use finding::{DoctorFinding, Severity};
 pub use sizes::StoreSize;
 
 use finding::{Findings, cleaning, edit, quoted_all, refused, some_of};
@@ -84,7 +84,7 @@ pub struct Finding {
     pub subject: Subject,
     /// The finding.
     #[serde(flatten)]
-    pub found: Found,
+    pub found: DoctorFinding,
 }
 
 /// A check that was not possible.
@@ -222,7 +222,7 @@ pub fn examine(examined: &Examined) -> Outcome<DoctorReport> {
 ///
 /// # Errors
 /// The command was interrupted.
-pub fn examine_manual(examined: &Examined) -> Outcome<Vec<Found>> {
+pub fn examine_manual(examined: &Examined) -> Outcome<Vec<DoctorFinding>> {
     let is_manual = |check: &&Check| {
         let has_all = match check.function {
             Needs::Nothing(_) | Needs::Unit(_) => true,
@@ -238,7 +238,7 @@ pub fn examine_manual(examined: &Examined) -> Outcome<Vec<Found>> {
     let unseen = examination.unseen.into_iter().map(|unseen| {
         let what = format!("the check {} is not possible: {}", unseen.check, unseen.why);
         let repair = as_typed(&examined.layout, "ladylinux-refresh doctor");
-        Found::note(what, "a finding of it is missing here", repair)
+        DoctorFinding::note(what, "a finding of it is missing here", repair)
     });
     Ok(found.filter(|found| found.repair != by_init).chain(unseen).collect())
 }
@@ -271,7 +271,7 @@ fn examine_with<'a>(examined: &Examined, checks: impl Iterator<Item = &'a Check>
         all.findings.extend(found.into_iter().map(|found| Finding {
             check: check.name,
             subject: check.subject,
-            found: Found { repair: as_typed(&examined.layout, &found.repair), ..found },
+            found: DoctorFinding { repair: as_typed(&examined.layout, &found.repair), ..found },
         }));
     }
     Ok(all)

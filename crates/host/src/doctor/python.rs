@@ -4,7 +4,7 @@ use refresh_environments::VenvState;
 use refresh_installation::installation::Installation;
 use refresh_run::plan::preflight;
 
-use super::{Examined, Findings, Found, refused};
+use super::{DoctorFinding, Examined, Findings, refused};
 
 /// Checks that there is an interpreter that can make environments and that the application accepts.
 pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
@@ -36,15 +36,15 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
                     "the interpreter of the environment {} has changed: {problem}",
                     live.path.display()
                 );
-                vec![Found::problem(what, why, rebuild)]
+                vec![DoctorFinding::problem(what, why, rebuild)]
             }
         },
-        VenvState::Missing => vec![Found::problem(
+        VenvState::Missing => vec![DoctorFinding::problem(
             format!("{venv} is missing"),
             "the service cannot start without its environment",
             rebuild,
         )],
-        VenvState::RealDirectory => vec![Found::note(
+        VenvState::RealDirectory => vec![DoctorFinding::note(
             format!("{venv} is a directory that this tool did not make"),
             "the next run keeps it for a rollback and builds a new environment beside it",
             rebuild,
@@ -55,7 +55,7 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
             } else {
                 format!("{venv} leads to {}, which is gone", path.display())
             };
-            vec![Found::problem(what, why, rebuild)]
+            vec![DoctorFinding::problem(what, why, rebuild)]
         }
     })
 }
@@ -66,7 +66,7 @@ pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let current = environments.current()?;
     let Some(live) = current.generation() else { return Ok(Vec::new()) };
     let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("{} was changed manually after it was built: {}", live.path.display(), found.in_words(3)),
         "the service runs with what no definition asks for; the next run uses another environment",
         "ladylinux-refresh run",

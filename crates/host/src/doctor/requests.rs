@@ -4,7 +4,7 @@ use crate::requests::{PATH_UNIT, UNIT};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 
-use super::{Examined, Findings, Found};
+use super::{DoctorFinding, Examined, Findings};
 
 /// Checks that the units wait for requests and answer them.
 pub(super) fn answered(examined: &Examined) -> Findings {
@@ -15,16 +15,16 @@ pub(super) fn answered(examined: &Examined) -> Findings {
     Ok(found(&bus.unit(PATH_UNIT)?, &bus.unit(UNIT)?).into_iter().collect())
 }
 
-fn found(path: &UnitFacts, service: &UnitFacts) -> Option<Found> {
+fn found(path: &UnitFacts, service: &UnitFacts) -> Option<DoctorFinding> {
     if path.active == ActiveState::Failed {
-        return Some(Found::problem(
+        return Some(DoctorFinding::problem(
             format!("{PATH_UNIT} has failed ({})", path.result),
             "no request of the application is answered until it is started again",
             format!("systemctl reset-failed {UNIT} {PATH_UNIT} && systemctl start {PATH_UNIT}"),
         ));
     }
     (service.active == ActiveState::Failed).then(|| {
-        Found::note(
+        DoctorFinding::note(
             format!("{UNIT} has failed ({})", service.result),
             "the last request of the application was not answered as it should be",
             format!("journalctl -u {UNIT}"),

@@ -7,7 +7,7 @@ use refresh_installation::installation::Installation;
 use refresh_settings::names::CommitId;
 use refresh_system::error::Outcome;
 
-use super::{Examined, Findings, Found, blemish, cleaning, edit, quoted_all, some_of};
+use super::{DoctorFinding, Examined, Findings, blemish, cleaning, edit, quoted_all, some_of};
 
 /// The largest size of a script; a larger file is not a script.
 const LARGEST: u64 = 1 << 20;
@@ -31,7 +31,7 @@ pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {
         } else {
             format!("byte order marks or Windows line endings in {}", some_of(&flawed))
         };
-        found.push(Found::problem(
+        found.push(DoctorFinding::problem(
             what,
             "the kernel takes the carriage return as a part of the interpreter's name, and a shell as a part of each last word",
             format!("in a clone: {} && git commit -am 'Use Unix line endings' && git push", cleaning(&flawed)),
@@ -54,7 +54,7 @@ pub(super) fn modes(examined: &Examined, on: &Installation) -> Findings {
     if flawed.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("scripts without the executable bit: {}", some_of(&flawed)),
         "who starts them by their path gets \"Permission denied\", and a mode set manually in app/ is undone by the next refresh",
         format!(
@@ -76,7 +76,7 @@ pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
     files.dedup();
     let Some(first) = files.first() else { return Ok(Vec::new()) };
     let more = if files.len() > 1 { format!(" (and {} more)", files.len() - 1) } else { String::new() };
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!(
             "the application calls sudo or systemd-run in {}{more}; for a refresh it can create a file in {}",
             first.display(),

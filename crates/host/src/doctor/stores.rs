@@ -14,19 +14,19 @@ use refresh_system::error::Failure;
 use refresh_system::hint::Hint;
 use refresh_system::text::quoted;
 
-use super::{Examined, Findings, Found, edit, quoted_all, some_of};
+use super::{DoctorFinding, Examined, Findings, edit, quoted_all, some_of};
 
 /// Checks that the mirror exists and is not damaged.
 pub(super) fn mirror(_: &Examined, on: &Installation) -> Findings {
     let path = on.mirror.path().display().to_string();
     let why = "app/ is aligned from it, and an earlier commit can be returned to only from there";
     if !on.mirror.path().exists() {
-        return Ok(vec![Found::problem(format!("{path} is missing"), why, "ladylinux-refresh run")]);
+        return Ok(vec![DoctorFinding::problem(format!("{path} is missing"), why, "ladylinux-refresh run")]);
     }
     Ok(match on.mirror.damage()? {
         None => Vec::new(),
         Some(what) => {
-            vec![Found::problem(format!("{path} is damaged: {what}"), why, "ladylinux-refresh run")]
+            vec![DoctorFinding::problem(format!("{path} is damaged: {what}"), why, "ladylinux-refresh run")]
         }
     })
 }
@@ -37,7 +37,7 @@ pub(super) fn mirror_locks(examined: &Examined, on: &Installation) -> Findings {
     if examined.under_way || locks.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("lock files that no run holds: {}", some_of(&locks)),
         "a fetch that was killed left them; the next run removes them",
         format!("rm {}", quoted_all(&locks)),
@@ -62,7 +62,7 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     let mut found = Vec::new();
     found.extend(other.map(|other| {
         let other = quoted(&other);
-        Found::note(
+        DoctorFinding::note(
             format!("runs follow {followed}, and the default branch of the remote is {other}, as of the last fetch"),
             "a branch that was renamed stands still, and every run finds it up to date",
             format!("ladylinux-refresh plan {other}"),
@@ -78,7 +78,7 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
         } else {
             run.unwrap_or("ladylinux-refresh run BRANCH").to_owned()
         };
-        found.push(Found::problem(
+        found.push(DoctorFinding::problem(
             format!(
                 "{}, as of the last fetch; {}",
                 failure.chain().join(": "),
@@ -110,7 +110,7 @@ pub(super) fn status_file(examined: &Examined) -> Findings {
             Err(failure) => failure.chain().join(": "),
         },
     };
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         what,
         "the deployed version is unknown, and a rollback cannot find the last good one",
         "ladylinux-refresh run",
@@ -126,7 +126,7 @@ pub(super) fn interrupted(examined: &Examined) -> Findings {
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("runs that did not come to their end: {}", some_of(&runs)),
         "the next run restores the files that such a run had moved, and ends the processes that it left",
         "ladylinux-refresh run",
@@ -140,7 +140,7 @@ pub(super) fn fence(examined: &Examined) -> Findings {
     }
     let Some(fence) = fence::read(&examined.layout)? else { return Ok(Vec::new()) };
     let cause = fence.refusal().chain().into_iter().skip(1).collect::<Vec<_>>().join(": ");
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("the service is fenced: {}", cause.lines().collect::<Vec<_>>().join(" ")),
         "neither systemd nor a reboot starts the service until a run or a rollback succeeds",
         history::way_out(&examined.layout, &fence),
@@ -154,7 +154,7 @@ pub(super) fn unfenced(examined: &Examined) -> Findings {
     }
     let Some(report) = history::unfenced(&examined.layout)? else { return Ok(Vec::new()) };
     let next = report.error.map_or_else(|| "ladylinux-refresh run".to_owned(), |error| error.next);
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!("run {} failed, and its fence was removed", report.run),
         "the version in app/ has not passed a health check, and nothing keeps it from a start",
         next,
@@ -171,7 +171,7 @@ pub(super) fn admission(examined: &Examined) -> Findings {
         return Err(Failure::new("a run is starting the service just now"));
     }
     let path = path.display().to_string();
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("{path} was left by a run that was killed"),
         "while it exists, the fence does not stop a start of the service",
         format!("rm {}", quoted(&path)),

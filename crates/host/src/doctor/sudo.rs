@@ -10,7 +10,7 @@ use refresh_events::event::Events;
 use refresh_programs::process::Runner;
 
 use super::account::Account;
-use super::{Examined, Findings, Found, sudo_list};
+use super::{DoctorFinding, Examined, Findings, sudo_list};
 
 /// Programs that execute the commands in their arguments: a user who chooses the arguments gets the rights of root.
 const STEERED: &str = "\
@@ -27,7 +27,7 @@ pub(super) fn rules(examined: &Examined) -> Findings {
     let mut found = Vec::new();
     for rule in sudo_list::rules(&examined.layout, &runner, owner)? {
         if let Some(how) = way_to_root(&account, &rule.command) {
-            found.push(Found::problem(
+            found.push(DoctorFinding::problem(
                 format!("sudo lets {user}, the user of the application, {how}"),
                 "an attacker who controls the application has root's rights by this rule",
                 rule.edit(),

@@ -8,7 +8,7 @@ use refresh_settings::names::without_credentials;
 use refresh_source::work_tree::{Head, TreeKind, TreeState, set_origin_command};
 use refresh_system::error::Failure;
 
-use super::{Examined, Findings, Found, quoted_all, refused, some_of};
+use super::{DoctorFinding, Examined, Findings, quoted_all, refused, some_of};
 use refresh_system::text::quoted;
 
 /// Checks that `app/` has its own Git repository.
@@ -21,7 +21,7 @@ pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
     if !found.is_empty() || matches!(tree.kind, TreeKind::Repository | TreeKind::Absent) {
         return Ok(found);
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("{} has no repository of its own any more", on.layout.app().display()),
         "git does not work there; the next run makes another repository and keeps local changes in the stash",
         on.as_typed("ladylinux-refresh run"),
@@ -66,7 +66,7 @@ pub(super) fn origin(examined: &Examined, tree: &TreeState) -> Findings {
         return Ok(Vec::new());
     };
     let app = examined.layout.app();
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!(
             "{}/.git fetches from {}, a run from {}",
             app.display(),
@@ -85,7 +85,7 @@ pub(super) fn branch(examined: &Examined, tree: &TreeState) -> Findings {
     if now == branch {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!("{} is on the branch {now}, and a run brings it to {branch}", app.display()),
         "files that only that branch has are removed then, and local changes are saved; refresh it if it is intended",
         another_branch(now),
@@ -103,7 +103,7 @@ pub(super) fn locks(examined: &Examined, tree: &TreeState) -> Findings {
         return Ok(Vec::new());
     }
     let locks: Vec<String> = tree.locks.iter().map(|lock| lock.as_path().display().to_string()).collect();
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("lock files that no process holds: {}", some_of(&locks)),
         "git does not work in app/ while they exist; the next run removes them",
         format!("rm {}", quoted_all(&locks)),

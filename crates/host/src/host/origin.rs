@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use refresh_programs::process::Runner;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_settings::layout::Layout;
 use refresh_settings::{RemoteUrl, Transport};
 use refresh_system::disk::Owner;
@@ -34,9 +34,9 @@ pub(super) fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
     if Owner::own().uid != 0 || owner.uid == 0 {
         return origin_of(&app);
     }
-    let job = Job::new(Role::Inspect, DEADLINE);
+    let options = UnitOptions::new(Role::Inspect, DEADLINE);
     let units = Units::new(layout, runner, owner);
-    units.call_as(&job, owner, OPERATION, &ReadOriginRequest { app }).ok().flatten()
+    units.call_as(&options, owner, OPERATION, &ReadOriginRequest { app }).ok().flatten()
 }
 
 /// Performs the worker's side of [`OPERATION`].

@@ -13,7 +13,7 @@ use refresh_installation::installation::Installation;
 use refresh_programs::systemd;
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, LoadState};
-use refresh_programs::units::{Job, Role};
+use refresh_programs::units::{Role, UnitOptions};
 use refresh_service::page::UNIT as PAGE;
 use refresh_source::own_objects;
 use refresh_system::disk;
@@ -244,8 +244,8 @@ impl<'a> Undo<'a> {
             old: old.iter().map(|path| path.display().to_string()).collect(),
             new: venv.display().to_string(),
         };
-        let job = Job::new(Role::Align, RELOCATION).writes(&side);
-        self.on.units.call_as::<_, ()>(&job, owner, relocate::OPERATION, &request)?;
+        let options = UnitOptions::new(Role::Align, RELOCATION).writes(&side);
+        self.on.units.call_as::<_, ()>(&options, owner, relocate::OPERATION, &request)?;
         disk::exchange(&venv, &side)?;
         disk::sync_parent(&venv)?;
         disk::remove_file_if_there(&side)

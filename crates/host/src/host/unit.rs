@@ -71,7 +71,7 @@ fn template_of(unit: &UnitName) -> Option<String> {
 
 /// A unit in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct CommittedUnit {
     /// Its path in the tree.
     pub(crate) path: PathBuf,
     /// Its text, as it would be installed.
@@ -82,7 +82,11 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// The commit has several, or one that is not a regular file.
-pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> Outcome<Option<Found>> {
+pub(crate) fn of_commit(
+    mirror: &Mirror,
+    commit: &CommitId,
+    unit: &UnitName,
+) -> Outcome<Option<CommittedUnit>> {
     let files = mirror.files(commit)?;
     let mut named = files
         .iter()
@@ -100,10 +104,10 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
         .hint(by_hand(mirror.path(), commit, &entry.path, unit)));
     }
     let bytes = mirror.read(commit, &entry.path)?.unwrap_or_default();
-    Ok(Some(Found { path: entry.path.clone(), text: unit_text::normalize(&bytes) }))
+    Ok(Some(CommittedUnit { path: entry.path.clone(), text: unit_text::normalize(&bytes) }))
 }
 
-impl Found {
+impl CommittedUnit {
     /// Returns the parts of it that are not accepted, because they give more rights than the application needs; an
     /// empty list if it can be installed.
     pub(crate) fn not_accepted(&self) -> Vec<String> {

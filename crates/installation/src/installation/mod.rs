@@ -16,7 +16,6 @@ use refresh_git::mirror::Mirror;
 use refresh_programs::process::Runner;
 use refresh_programs::systemd;
 use refresh_programs::units::Units;
-use refresh_service::envfile;
 use refresh_service::envfile::EnvFile;
 use refresh_service::probe::ResolvedProbe;
 use refresh_service::supervisor::Embedded;
@@ -27,7 +26,7 @@ use refresh_settings::layers::Layers;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
 use refresh_settings::users::{BUILDER, owner_of_app};
-use refresh_system::disk::Owner;
+use refresh_system::disk::{FileVersion, Owner};
 use refresh_system::error::{Context as _, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::text::{quoted, quoted_path};
@@ -88,7 +87,7 @@ pub struct Installation {
     /// The source of everything instead of the network, if the command has one.
     pub offline: Option<Box<dyn OfflineSource>>,
     interpreter: OnceCell<Interpreter>,
-    env_file: RefCell<Option<(Option<envfile::Stamp>, EnvFile)>>,
+    env_file: RefCell<Option<(Option<FileVersion>, EnvFile)>>,
     /// The releases that were read: a commit never changes, so it is read once.
     releases: RefCell<Vec<Release>>,
 }
@@ -204,15 +203,15 @@ impl Installation {
     /// The file exists and cannot be read.
     pub fn env_file(&self) -> Outcome<EnvFile> {
         let path = self.layout.env_file();
-        let stamp = envfile::stamp(&path);
+        let version = FileVersion::at(&path);
         if let Some((of, file)) = &*self.env_file.borrow()
-            && stamp.is_some()
-            && *of == stamp
+            && version.is_some()
+            && *of == version
         {
             return Ok(file.clone());
         }
         let file = EnvFile::read_as(&self.units, self.owner, &path)?;
-        *self.env_file.borrow_mut() = Some((stamp, file.clone()));
+        *self.env_file.borrow_mut() = Some((version, file.clone()));
         Ok(file)
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use refresh_events::run_report::{Ending, Phase};
+use refresh_events::run_report::{Phase, RunResult};
 use refresh_programs::process::ProcessId;
 use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId, UnitName};
 
@@ -62,7 +62,7 @@ pub enum Entry {
     /// The run is over; nothing of it needs recovery.
     Ended {
         /// How.
-        ending: Ending,
+        ending: RunResult,
     },
 }
 
@@ -89,7 +89,7 @@ pub enum Status {
     /// The run is over.
     Ended {
         /// How.
-        ending: Ending,
+        ending: RunResult,
     },
 }
 
@@ -151,14 +151,14 @@ fn may_begin(done: Option<Phase>, next: Phase) -> bool {
 }
 
 /// An interruption can be recorded after anything; the other endings only if they are true.
-fn may_end(status: Status, ending: Ending) -> bool {
+fn may_end(status: Status, ending: RunResult) -> bool {
     match ending {
-        Ending::Refreshed => status == Status::Between { done: Some(Phase::Status) },
-        Ending::Halted => matches!(status, Status::Failed { phase } if phase.step().is_some()),
+        RunResult::Refreshed => status == Status::Between { done: Some(Phase::Status) },
+        RunResult::Halted => matches!(status, Status::Failed { phase } if phase.step().is_some()),
         // A stop that fails before the fence stands has stopped nothing.
-        Ending::Refused => matches!(status, Status::Failed { phase: Phase::Staging | Phase::Stop }),
-        Ending::Interrupted => !matches!(status, Status::Ended { .. }),
-        Ending::Unchanged | Ending::HeldBack => false,
+        RunResult::Refused => matches!(status, Status::Failed { phase: Phase::Staging | Phase::Stop }),
+        RunResult::Interrupted => !matches!(status, Status::Ended { .. }),
+        RunResult::Unchanged | RunResult::HeldBack => false,
     }
 }
 
@@ -232,8 +232,8 @@ mod tests {
         for phase in PARTS {
             let may_end = |ending| Status::Failed { phase }.next(&Entry::Ended { ending }).is_ok();
             let is_before_or_at_stop = matches!(phase, Phase::Staging | Phase::Stop);
-            assert_eq!(may_end(Ending::Refused), is_before_or_at_stop, "{phase:?}");
-            assert_eq!(may_end(Ending::Halted), phase.step().is_some(), "{phase:?}");
+            assert_eq!(may_end(RunResult::Refused), is_before_or_at_stop, "{phase:?}");
+            assert_eq!(may_end(RunResult::Halted), phase.step().is_some(), "{phase:?}");
         }
     }
 
@@ -251,17 +251,17 @@ mod tests {
             .chain([Status::Empty, Status::Between { done: None }])
             .collect();
         for status in all {
-            let success = Entry::Ended { ending: Ending::Refreshed };
+            let success = Entry::Ended { ending: RunResult::Refreshed };
             assert_eq!(
                 status.next(&success).is_ok(),
                 status == Status::Between { done: Some(Phase::Status) }
             );
-            assert!(status.next(&Entry::Ended { ending: Ending::Interrupted }).is_ok());
+            assert!(status.next(&Entry::Ended { ending: RunResult::Interrupted }).is_ok());
             assert_eq!(status.next(&begun()).is_ok(), status == Status::Empty);
         }
-        let ended = Status::Ended { ending: Ending::Halted };
+        let ended = Status::Ended { ending: RunResult::Halted };
         assert!(ended.next(&begun()).is_err());
-        assert!(ended.next(&Entry::Ended { ending: Ending::Interrupted }).is_err());
+        assert!(ended.next(&Entry::Ended { ending: RunResult::Interrupted }).is_err());
         assert!(ended.next(&Entry::Intent { phase: Phase::Stop }).is_err());
     }
 }

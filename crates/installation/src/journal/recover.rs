@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use refresh_events::event::Events;
-use refresh_events::run_report::Ending;
+use refresh_events::run_report::RunResult;
 use refresh_programs::process::leftover;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
@@ -94,7 +94,9 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
         match read.and_then(|read| read.status) {
             // A foreign journal stays unchanged; a file beside it marks the run as dealt with.
             None => disk::write_atomic(&directory.join(SETTLED), b"", 0o644)?,
-            Some(_) => Journal::reopen(&directory)?.append(Entry::Ended { ending: Ending::Interrupted })?,
+            Some(_) => {
+                Journal::reopen(&directory)?.append(Entry::Ended { ending: RunResult::Interrupted })?;
+            }
         }
         events.warn(&format!("run {run} was interrupted; this run starts over"));
         recovered.runs.push(run);

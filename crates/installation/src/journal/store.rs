@@ -205,7 +205,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Read {
 mod tests {
     use super::*;
     use crate::journal::record::SCHEMA;
-    use refresh_events::run_report::Ending;
+    use refresh_events::run_report::RunResult;
     use refresh_programs::process::ProcessId;
     use refresh_settings::names::{BranchName, RunId, UnitName};
 
@@ -227,7 +227,7 @@ mod tests {
             journal.append(Entry::Intent { phase }).unwrap();
             journal.append(Entry::Done { phase }).unwrap();
         }
-        journal.append(Entry::Ended { ending: Ending::Refreshed }).unwrap();
+        journal.append(Entry::Ended { ending: RunResult::Refreshed }).unwrap();
         let bytes = std::fs::read(directory.path().join(FILE)).unwrap();
         (directory, bytes)
     }
@@ -292,8 +292,8 @@ mod tests {
         let (directory, bytes) = written();
         disk::write_atomic(&directory.path().join(FILE), &bytes[..bytes.len() - 20], 0o644).unwrap();
         let mut journal = Journal::reopen(directory.path()).unwrap();
-        journal.append(Entry::Ended { ending: Ending::Interrupted }).unwrap();
+        journal.append(Entry::Ended { ending: RunResult::Interrupted }).unwrap();
         let read = read(directory.path()).unwrap().unwrap();
-        assert_eq!(read.status, Some(Status::Ended { ending: Ending::Interrupted }));
+        assert_eq!(read.status, Some(Status::Ended { ending: RunResult::Interrupted }));
     }
 }

@@ -17,7 +17,7 @@ use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{checkpoint, clock, disk, interrupt};
 
-use super::finished::{Ended, Finished};
+use super::finished::{ChildEnd, Finished};
 use super::identity::ProcessId;
 use super::leftover::{ChildRecord, RUN_MARK};
 use super::program::Program;
@@ -132,14 +132,14 @@ impl Runner {
     pub(crate) fn finish(&self, started: &mut Started, limits: &Limits) -> Outcome<Finished> {
         let seen = watch::until_the_end(started, limits, &self.events);
         // A process that waits in the kernel cannot be collected.
-        let killed = Ok(Ended::Signalled(Signal::KILL.as_raw()));
+        let killed = Ok(ChildEnd::Signalled(Signal::KILL.as_raw()));
         let collected = if started.is_lost { killed } else { started.subject.collect() };
         if started.is_lost {
             // The signal that ended the wait is the cause.
             interrupt::check()?;
         }
         let seen = seen?;
-        if !matches!(collected, Ok(Ended::Exited(0))) {
+        if !matches!(collected, Ok(ChildEnd::Exited(0))) {
             // A machine that shuts down signals this process and its units at the same time: then the shutdown is the
             // cause.
             interrupt::check()?;
@@ -207,17 +207,17 @@ impl Subject for OwnChild {
         let _ = kill_process_group(self.pid, Signal::CONT);
     }
 
-    fn collect(&mut self) -> Outcome<Ended> {
+    fn collect(&mut self) -> Outcome<ChildEnd> {
         // The leader is not reaped yet, so no other process can have its group's number.
         self.kill();
         self.child.wait().map(ended).context(|| format!("cannot wait for process {}", self.child.id()))
     }
 }
 
-fn ended(status: ExitStatus) -> Ended {
+fn ended(status: ExitStatus) -> ChildEnd {
     match (status.code(), status.signal()) {
-        (Some(code), _) => Ended::Exited(code),
-        (None, signal) => Ended::Signalled(signal.unwrap_or(0)),
+        (Some(code), _) => ChildEnd::Exited(code),
+        (None, signal) => ChildEnd::Signalled(signal.unwrap_or(0)),
     }
 }
 
@@ -227,7 +227,7 @@ fn spawn(command: &mut Command) -> std::io::Result<Child> {
     for _ in 0..100 {
         match command.spawn() {
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
-                clock::pause_regardless(Duration::from_millis(10));
+                clock::sleep_uninterrupted(Duration::from_millis(10));
             }
             spawned => return spawned,
         }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn output_and_exit_code_are_returned_and_the_environment_is_empty_of_ours() {
         let finished = runner().run(&sh("echo out; echo err >&2; env | grep -c CARGO; exit 3")).unwrap();
-        assert_eq!(finished.ended, Ended::Exited(3));
+        assert_eq!(finished.ended, ChildEnd::Exited(3));
         assert_eq!(finished.text(), "out\n0\n");
         assert_eq!(finished.stderr, b"err\n");
     }
@@ -266,11 +266,11 @@ mod tests {
     fn a_child_past_its_deadline_is_ended_with_its_descendants() {
         let finished =
             runner().run(&sh("sleep 60 & echo $!; sleep 60").deadline(Duration::from_millis(200))).unwrap();
-        assert!(matches!(finished.ended, Ended::PastDeadline(_)));
+        assert!(matches!(finished.ended, ChildEnd::PastDeadline(_)));
         let pid: i32 = finished.text().trim().parse().unwrap();
         let limit = clock::monotonic() + Duration::from_secs(5);
         while ProcessId::of(pid).is_some() && clock::monotonic() < limit {
-            clock::pause_regardless(Duration::from_millis(5));
+            clock::sleep_uninterrupted(Duration::from_millis(5));
         }
         assert!(ProcessId::of(pid).is_none());
     }
@@ -278,13 +278,13 @@ mod tests {
     #[test]
     fn a_silent_child_is_a_stalled_one() {
         let finished = runner().run(&sh("echo x; sleep 60").stall(Duration::from_millis(200))).unwrap();
-        assert!(matches!(finished.ended, Ended::Stalled(_)));
+        assert!(matches!(finished.ended, ChildEnd::Stalled(_)));
     }
 
     #[test]
     fn a_grandchild_that_keeps_the_streams_open_does_not_delay_the_run() {
         let finished = runner().run(&sh("sleep 60 & echo done")).unwrap();
-        assert_eq!(finished.ended, Ended::Exited(0));
+        assert_eq!(finished.ended, ChildEnd::Exited(0));
         assert_eq!(finished.text(), "done\n");
     }
 

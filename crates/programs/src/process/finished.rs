@@ -23,7 +23,7 @@ pub enum Keep {
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ChildEnd {
     /// It exited with this code.
     Exited(i32),
     /// This signal ended it.
@@ -40,7 +40,7 @@ pub struct Finished {
     /// The program's name.
     pub program: String,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: ChildEnd,
     /// Its standard output (the end of it, when narrated).
     pub stdout: Vec<u8>,
     /// Its standard error (the end of it, when narrated).
@@ -50,7 +50,7 @@ pub struct Finished {
 impl Finished {
     /// Returns whether it exited with code 0.
     pub fn succeeded(&self) -> bool {
-        self.ended == Ended::Exited(0)
+        self.ended == ChildEnd::Exited(0)
     }
 
     /// Returns the standard output as text.
@@ -75,12 +75,12 @@ impl Finished {
     /// Returns this end as a failure: `summary`, caused by how the program ended, caused by its output.
     pub fn failure(&self, summary: &str) -> Failure {
         let how = match self.ended {
-            Ended::Exited(code) => format!("{} exited with code {code}", self.program),
-            Ended::Signalled(signal) => format!("{} was ended by signal {signal}", self.program),
-            Ended::PastDeadline(after) => {
+            ChildEnd::Exited(code) => format!("{} exited with code {code}", self.program),
+            ChildEnd::Signalled(signal) => format!("{} was ended by signal {signal}", self.program),
+            ChildEnd::PastDeadline(after) => {
                 format!("{} was ended after its deadline of {after:?}", self.program)
             }
-            Ended::Stalled(after) => {
+            ChildEnd::Stalled(after) => {
                 format!("{} was ended after {after:?} without a sign of life", self.program)
             }
         };

@@ -71,7 +71,7 @@ pub fn end(id: &RunId, register: &Path, but: &[ProcessId], patience: Duration) -
                     marked[0].pid
                 )));
         }
-        clock::pause_regardless(Duration::from_millis(10));
+        clock::sleep_uninterrupted(Duration::from_millis(10));
     }
 }
 

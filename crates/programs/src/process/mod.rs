@@ -23,7 +23,7 @@ pub mod worker;
 
 pub use child::Runner;
 pub use exit_kind::ExitKind;
-pub use finished::{Ended, Finished, Keep};
+pub use finished::{ChildEnd, Finished, Keep};
 pub use handle::Handle;
 pub use identity::ProcessId;
 pub use leftover::RUN_MARK;

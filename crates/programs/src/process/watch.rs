@@ -12,7 +12,7 @@ use refresh_events::event::Events;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
-use super::finished::{Ended, Keep};
+use super::finished::{ChildEnd, Keep};
 
 /// How long a program may take to end after SIGTERM before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub(crate) trait Subject: std::fmt::Debug + Send {
     ///
     /// # Errors
     /// How it ended cannot be determined.
-    fn collect(&mut self) -> Outcome<Ended>;
+    fn collect(&mut self) -> Outcome<ChildEnd>;
 }
 
 /// A program that was started, and the ends of its streams.
@@ -80,7 +80,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Watched {
     /// Why it was ended early.
-    pub(crate) cut_short: Option<Ended>,
+    pub(crate) cut_short: Option<ChildEnd>,
     /// Its standard output, as far as it is kept.
     pub(crate) stdout: Vec<u8>,
     /// Its standard error, as far as it is kept.
@@ -258,7 +258,7 @@ struct Watch<'a> {
     err: Stream,
     begun: Instant,
     last_sign: Instant,
-    cut_short: Option<Ended>,
+    cut_short: Option<ChildEnd>,
     kill_at: Option<Instant>,
     /// The latest time for a killed program to end.
     lost_at: Option<Instant>,
@@ -296,7 +296,7 @@ impl Watch<'_> {
         if self.drain_until.is_none() && self.cut_short.is_none() {
             self.cut_short = self.overdue(now);
             if self.cut_short.is_some() || interrupt::check().is_err() {
-                self.cut_short = self.cut_short.or(Some(Ended::Signalled(0)));
+                self.cut_short = self.cut_short.or(Some(ChildEnd::Signalled(0)));
                 self.started.subject.terminate();
                 self.kill_at = Some(now + GRACE);
             }
@@ -319,12 +319,12 @@ impl Watch<'_> {
             .hint("ps -eo pid,stat,wchan:32,args | awk '$2 ~ /^D/'"))
     }
 
-    fn overdue(&self, now: Instant) -> Option<Ended> {
+    fn overdue(&self, now: Instant) -> Option<ChildEnd> {
         if now.duration_since(self.begun) >= self.limits.deadline {
-            return Some(Ended::PastDeadline(self.limits.deadline));
+            return Some(ChildEnd::PastDeadline(self.limits.deadline));
         }
         let stall = self.limits.stall?;
-        (now.duration_since(self.last_sign) >= stall).then_some(Ended::Stalled(stall))
+        (now.duration_since(self.last_sign) >= stall).then_some(ChildEnd::Stalled(stall))
     }
 
     /// Waits for a moment; returns whether the program has ended, and which streams can be read.
@@ -399,7 +399,7 @@ mod tests {
 
         fn resume(&self) {}
 
-        fn collect(&mut self) -> Outcome<Ended> {
+        fn collect(&mut self) -> Outcome<ChildEnd> {
             panic!("waits without an end")
         }
     }

@@ -13,7 +13,7 @@ use refresh_system::checkpoint;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, FailureMessage, Outcome};
 
-use super::finished::Ended;
+use super::finished::ChildEnd;
 use super::program::Program;
 use super::watch::Limits;
 
@@ -46,7 +46,7 @@ pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(
     }
     let finished = runner.run(&program)?;
     match finished.ended {
-        Ended::Exited(0) => Answer::read(&finished.stdout, operation),
+        ChildEnd::Exited(0) => Answer::read(&finished.stdout, operation),
         _ => Err(finished.failure(&format!("the worker for {operation} failed"))),
     }
 }

@@ -134,7 +134,7 @@ impl Bus {
         let end = clock::monotonic() + ABSENCE;
         loop {
             match self.connection.call(&Call::new(DESTINATION, path, interface, method), body) {
-                Err(error) if is_away(&error) && clock::monotonic() < end => clock::pause_regardless(TICK),
+                Err(error) if is_away(&error) && clock::monotonic() < end => clock::sleep_uninterrupted(TICK),
                 other => return other.map_err(refused),
             }
         }

@@ -17,7 +17,7 @@ use super::property::Property;
 use super::transient::exec;
 use super::unit::{SERVICE_INTERFACE, UNIT_INTERFACE, unit_object};
 use crate::process::watch::{Started, Subject};
-use crate::process::{Ended, ProcessId};
+use crate::process::{ChildEnd, ProcessId};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
@@ -237,7 +237,7 @@ impl UnitProcess {
         let end = clock::monotonic() + PATIENCE;
         loop {
             // systemd never has it earlier, and each query costs both sides.
-            clock::pause_regardless(BEGIN_TICK);
+            clock::sleep_uninterrupted(BEGIN_TICK);
             if let Some(life) = self.hold()? {
                 self.life = Some(life);
                 return Ok(());
@@ -277,7 +277,7 @@ impl UnitProcess {
     }
 
     /// Returns how the main process ended, which systemd has reaped.
-    fn end(&self) -> Outcome<Ended> {
+    fn end(&self) -> Outcome<ChildEnd> {
         let how: i32 = self.property(SERVICE_INTERFACE, "ExecMainCode")?;
         let number: i32 = self.property(SERVICE_INTERFACE, "ExecMainStatus")?;
         let is_setup_code = how == CLD_EXITED && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number);
@@ -323,7 +323,7 @@ impl Subject for UnitProcess {
         self.signal(Signal::CONT);
     }
 
-    fn collect(&mut self) -> Outcome<Ended> {
+    fn collect(&mut self) -> Outcome<ChildEnd> {
         let begun = clock::monotonic();
         let mut is_killed = !self.ends_within(LAST_STEPS);
         if is_killed {
@@ -338,7 +338,7 @@ impl Subject for UnitProcess {
                 return Err(Failure::new(format!("{} cannot be ended", self.name))
                     .command("systemctl status", &[&self.name]));
             }
-            clock::pause_regardless(TICK);
+            clock::sleep_uninterrupted(TICK);
         }
         let ended = self.end();
         self.is_collected = true;
@@ -358,13 +358,13 @@ impl Drop for UnitProcess {
 
 /// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2); 0 and 0 if the process never
 /// existed.
-fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
+fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<ChildEnd> {
     match how {
         CLD_EXITED if is_setup => Err(not_set_up(unit, number)),
-        CLD_EXITED => Ok(Ended::Exited(number)),
+        CLD_EXITED => Ok(ChildEnd::Exited(number)),
         0 => Err(Failure::new(format!("systemd could not start a process for {unit}"))
             .command("journalctl --unit", &[&unit])),
-        _ => Ok(Ended::Signalled(number)),
+        _ => Ok(ChildEnd::Signalled(number)),
     }
 }
 
@@ -393,9 +393,9 @@ mod tests {
     #[test]
     fn a_unit_that_never_had_a_process_has_not_succeeded() {
         assert!(end_of("x.service", 0, 0, false).is_err());
-        assert!(matches!(end_of("x.service", CLD_EXITED, 0, false), Ok(Ended::Exited(0))));
-        assert!(matches!(end_of("x.service", CLD_EXITED, 203, false), Ok(Ended::Exited(203))));
+        assert!(matches!(end_of("x.service", CLD_EXITED, 0, false), Ok(ChildEnd::Exited(0))));
+        assert!(matches!(end_of("x.service", CLD_EXITED, 203, false), Ok(ChildEnd::Exited(203))));
         assert!(end_of("x.service", CLD_EXITED, 203, true).is_err());
-        assert!(matches!(end_of("x.service", 2, 9, false), Ok(Ended::Signalled(9))));
+        assert!(matches!(end_of("x.service", 2, 9, false), Ok(ChildEnd::Signalled(9))));
     }
 }

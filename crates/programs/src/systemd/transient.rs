@@ -68,7 +68,7 @@ pub enum TransientState {
     /// It will be started, it runs, or the command after it runs.
     UnderWay,
     /// It has ended, and so has the command after it.
-    Ended(ExitKind),
+    ChildEnd(ExitKind),
     /// systemd does not have it: it has ended and no process held it, or it never existed.
     Unknown,
 }
@@ -121,6 +121,6 @@ impl Bus {
         if facts.job.is_some() || !facts.is_down() {
             return Ok(TransientState::UnderWay);
         }
-        Ok(facts.exit().map_or(TransientState::Unknown, TransientState::Ended))
+        Ok(facts.exit().map_or(TransientState::Unknown, TransientState::ChildEnd))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::job::Job;
+use super::options::UnitOptions;
 use super::table::Role;
 use super::{program, users};
 use crate::process::Runner;
@@ -31,8 +31,8 @@ impl UnitContext {
 
     /// Returns the failure that each unit for `operation` was ended before it could answer. It names the users who can
     /// have done that.
-    pub(super) fn ended_by_others(&self, job: &Job, operation: &str, times: usize) -> Failure {
-        let user = self.user_name(job.role);
+    pub(super) fn ended_by_others(&self, options: &UnitOptions, operation: &str, times: usize) -> Failure {
+        let user = self.user_name(options.role);
         let cause = format!(
             "only root, the kernel for want of memory, or a process of {user} can do that: the service, or one that \
              its user started elsewhere"

@@ -1,9 +1,9 @@
-//! Copies of a job's secrets, used without systemd's `LoadCredential`. They are below `/run/ladylinux-refresh`, where
-//! only the job's user can read them, until its process is collected.
+//! Copies of a options's secrets, used without systemd's `LoadCredential`. They are below `/run/ladylinux-refresh`, where
+//! only the options's user can read them, until its process is collected.
 
 use std::path::{Path, PathBuf};
 
-use super::Job;
+use super::UnitOptions;
 use super::context::UnitContext;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
@@ -13,7 +13,7 @@ use refresh_system::error::{Context as _, Outcome};
 /// The variable that names the directory of a unit's credentials (systemd.exec(5)).
 pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Returns, inside a unit, the file of a secret of its job; `None` if the job has none of that name.
+/// Returns, inside a unit, the file of a secret of its options; `None` if the options has none of that name.
 pub fn credential(name: &str) -> Option<PathBuf> {
     let directory = environment::variable(CREDENTIALS)?;
     Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())
@@ -24,10 +24,10 @@ pub fn credential(name: &str) -> Option<PathBuf> {
 pub(super) struct Copies(PathBuf);
 
 impl Copies {
-    /// Copies the secrets of a job for `user`.
-    pub(super) fn make(units: &UnitContext, job: &Job, user: Owner) -> Outcome<Self> {
+    /// Copies the secrets of a unit for `user`.
+    pub(super) fn make(units: &UnitContext, options: &UnitOptions, user: Owner) -> Outcome<Self> {
         let copies = Self(units.make_own_directory("credentials", user)?);
-        for credential in &job.credentials {
+        for credential in &options.credentials {
             let context = || format!("cannot read {}", credential.source.display());
             let bytes = std::fs::read(&credential.source).context(context)?;
             let copy = copies.0.join(&credential.name);

@@ -159,7 +159,7 @@ pub(crate) fn keep_watch() {
                 leave_and_end();
             }
             check(&mut WATCH.lock().unwrap_or_else(PoisonError::into_inner), &listeners());
-            clock::pause_regardless(TICK);
+            clock::sleep_uninterrupted(TICK);
         }
     });
 }

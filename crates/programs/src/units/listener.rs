@@ -242,7 +242,7 @@ mod tests {
             attached => attached.unwrap(),
         }
         let mut during = client(&server);
-        clock::pause_regardless(Duration::from_millis(100));
+        clock::sleep_uninterrupted(Duration::from_millis(100));
         assert_eq!(listener.waiting().unwrap(), 1, "the first has come in, the second has not");
         // A complete connection is not affected, with any amount of data.
         let (mut accepted, _) = server.accept().unwrap();
@@ -271,7 +271,7 @@ mod tests {
         let listener = Listener::of(server.as_fd()).unwrap();
         listener.defer().unwrap();
         let silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-        clock::pause_regardless(Duration::from_millis(50));
+        clock::sleep_uninterrupted(Duration::from_millis(50));
         assert_eq!(listener.waiting().unwrap(), 0);
         listener.defer_no_more().unwrap();
         // The kernel sends its segment to the client again after a second.

@@ -10,10 +10,10 @@ mod context;
 mod credentials;
 pub mod gate;
 mod inside;
-mod job;
 mod launcher;
 pub mod listener;
 pub mod operations;
+mod options;
 mod program;
 mod run_unit;
 mod running;
@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use crate::process::watch::Limits;
 use crate::process::worker;
 use crate::process::worker::Answer;
-use crate::process::{Ended, Finished, Keep, Program, Runner};
+use crate::process::{ChildEnd, Finished, Keep, Program, Runner};
 use crate::systemd::Bus;
 use refresh_events::run_report::Enforcement;
 use refresh_settings::layout::Layout;
@@ -44,7 +44,7 @@ use refresh_system::error::{Context as _, Outcome};
 pub use crate::systemd::process_unit::{Access, Bind};
 pub use credentials::credential;
 pub use inside::{COMMAND, work};
-pub use job::{Credential, HeldSockets, Job};
+pub use options::{Credential, HeldSockets, UnitOptions};
 pub use run_unit::{is_inside, unit_of};
 pub use table::Role;
 pub use waiting::Waiting;
@@ -113,35 +113,35 @@ impl Units {
     /// The unit cannot be started or was ended; or the operation's own failure, with its causes and hints as text.
     pub fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
-        job: &Job,
+        options: &UnitOptions,
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
         let context = || format!("cannot ask a unit for {operation}");
         let request = serde_json::to_vec(request).context(context)?;
         if let Some(sessions) = &self.sessions
-            && let Some(answered) = sessions.ask(&self.context, job, operation, request.clone())
+            && let Some(answered) = sessions.ask(&self.context, options, operation, request.clone())
         {
             return Answer::read(&answered?, operation);
         }
-        let attempts = if self.may_be_ended_by_others(job)? { ATTEMPTS } else { 1 };
+        let attempts = if self.may_be_ended_by_others(options)? { ATTEMPTS } else { 1 };
         for attempt in 1..=attempts {
             let work = Work::Answer(operation.to_owned());
-            let finished = self.finish(job, operation, work, &request, &job_limits(job, operation))?;
+            let finished = self.finish(options, operation, work, &request, &limits_of(options, operation))?;
             match finished.ended {
-                Ended::Exited(0) => return Answer::read(&finished.stdout, operation),
-                Ended::Signalled(_) if attempt < attempts => {}
-                Ended::Signalled(_) if attempts > 1 => break,
+                ChildEnd::Exited(0) => return Answer::read(&finished.stdout, operation),
+                ChildEnd::Signalled(_) if attempt < attempts => {}
+                ChildEnd::Signalled(_) if attempts > 1 => break,
                 _ => return Err(finished.failure(&format!("the unit for {operation} failed"))),
             }
         }
-        Err(self.context.ended_by_others(job, operation, attempts))
+        Err(self.context.ended_by_others(options, operation, attempts))
     }
 
     /// Returns `true` if processes of others can signal a unit that only reads. Then starting it again can help.
-    fn may_be_ended_by_others(&self, job: &Job) -> Outcome<bool> {
+    fn may_be_ended_by_others(&self, options: &UnitOptions) -> Outcome<bool> {
         let own = rustix::process::geteuid().as_raw();
-        Ok(job.role == Role::Inspect && self.context.user_of(job.role)?.uid != own)
+        Ok(options.role == Role::Inspect && self.context.user_of(options.role)?.uid != own)
     }
 
     /// Does an operation of ours in a unit on a machine; elsewhere, where no user of the table exists, as `owner`.
@@ -150,39 +150,39 @@ impl Units {
     /// As [`Self::call`].
     pub fn call_as<Q: Serialize, A: DeserializeOwned>(
         &self,
-        job: &Job,
+        options: &UnitOptions,
         owner: Owner,
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
         let is_machine = self.context.layout.is_real() && rustix::process::geteuid().is_root();
-        if is_machine && self.context.user_of(job.role).is_ok() {
-            return self.call(job, operation, request);
+        if is_machine && self.context.user_of(options.role).is_ok() {
+            return self.call(options, operation, request);
         }
         let runner = self.context.runner.clone().with_worker(self.context.program_for(owner)?);
-        worker::ask(&runner, owner, operation, request, &job_limits(job, operation))
+        worker::ask(&runner, owner, operation, request, &limits_of(options, operation))
     }
 
-    /// Runs a program of others in a unit and returns its result. The deadline of the job counts, and its narration if
+    /// Runs a program of others in a unit and returns its result. The deadline of the options counts, and its narration if
     /// it has one. All other values of the program count too, except its owner.
     ///
     /// # Errors
     /// As [`Runner::run`].
-    pub fn run(&self, job: &Job, program: &Program) -> Outcome<Finished> {
+    pub fn run(&self, options: &UnitOptions, program: &Program) -> Outcome<Finished> {
         let name = program.name();
-        let mut limits = Limits { deadline: job.deadline, ..program.limits() };
-        if let Some(narrate) = &job.narrate {
+        let mut limits = Limits { deadline: options.deadline, ..program.limits() };
+        if let Some(narrate) = &options.narrate {
             limits.keep = Keep::Narrated(narrate.clone());
         }
         let mark = self.context.runner.run_id();
         let work = |program: Program| Work::Become(Box::new(program.into_replacement(mark)));
         if self.context.in_systemd() {
-            return self.finish(job, &name, work(program.clone()), b"", &limits);
+            return self.finish(options, &name, work(program.clone()), b"", &limits);
         }
         // The equivalent of PrivateTmp in a unit of systemd.
-        let own_tmp = self.context.make_own_directory("tmp", self.context.user_of(job.role)?)?;
+        let own_tmp = self.context.make_own_directory("tmp", self.context.user_of(options.role)?)?;
         let program = program.clone().env("TMPDIR", &own_tmp);
-        let finished = self.finish(&job.clone().writes(&own_tmp), &name, work(program), b"", &limits);
+        let finished = self.finish(&options.clone().writes(&own_tmp), &name, work(program), b"", &limits);
         let removed = disk::remove_tree(&own_tmp);
         let finished = finished?;
         removed.map(|()| finished)
@@ -194,10 +194,15 @@ impl Units {
     ///
     /// # Errors
     /// The unit cannot be started, or fails to answer `first`.
-    pub fn wait_in_unit<Q: Serialize>(&self, job: &Job, operation: &str, first: &Q) -> Outcome<Waiting> {
+    pub fn wait_in_unit<Q: Serialize>(
+        &self,
+        options: &UnitOptions,
+        operation: &str,
+        first: &Q,
+    ) -> Outcome<Waiting> {
         let context = || format!("cannot ask a unit for {operation}");
         let first = serde_json::to_vec(first).context(context)?;
-        Waiting::start(&self.context, job, operation, first)
+        Waiting::start(&self.context, options, operation, first)
     }
 
     /// Returns the user of a unit of this role.
@@ -221,23 +226,29 @@ impl Units {
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
     }
 
-    /// Prepares a job for a tree that the unit's user cannot reach by its path; returns the job and the path at which
+    /// Prepares a options for a tree that the unit's user cannot reach by its path; returns the options and the path at which
     /// the unit sees the tree.
     ///
     /// # Errors
     /// The directory at which the unit sees the tree cannot be created.
-    pub fn with_tree(&self, job: &Job, tree: &Path, access: Access) -> Outcome<(Job, PathBuf)> {
+    pub fn with_tree(
+        &self,
+        options: &UnitOptions,
+        tree: &Path,
+        access: Access,
+    ) -> Outcome<(UnitOptions, PathBuf)> {
         if !self.can_bind() {
-            let job = if access == Access::ReadWrite { job.clone().writes(tree) } else { job.clone() };
-            return Ok((job, tree.to_path_buf()));
+            let options =
+                if access == Access::ReadWrite { options.clone().writes(tree) } else { options.clone() };
+            return Ok((options, tree.to_path_buf()));
         }
         let destination = self.context.layout.state().join("tree");
         disk::make_directory(&destination, 0o755)?;
         let bind = Bind { source: tree.to_path_buf(), destination: destination.clone(), access };
-        Ok((job.clone().sees(bind), destination))
+        Ok((options.clone().sees(bind), destination))
     }
 
-    /// Returns whether a unit can see directories at other paths ([`Job::binds`]).
+    /// Returns whether a unit can see directories at other paths ([`UnitOptions::binds`]).
     pub fn can_bind(&self) -> bool {
         self.context.in_systemd()
     }
@@ -251,22 +262,22 @@ impl Units {
     /// Starts a unit, watches it to its end and collects it.
     fn finish(
         &self,
-        job: &Job,
+        options: &UnitOptions,
         name: &str,
         work: Work,
         request: &[u8],
         limits: &Limits,
     ) -> Outcome<Finished> {
-        let mut running = start::start(&self.context, job, name, work, Some(request))?;
+        let mut running = start::start(&self.context, options, name, work, Some(request))?;
         self.context.runner.finish(&mut running.started, limits)
     }
 }
 
-fn job_limits(job: &Job, operation: &str) -> Limits {
+fn limits_of(options: &UnitOptions, operation: &str) -> Limits {
     Limits {
         name: operation.to_owned(),
-        deadline: job.deadline,
+        deadline: options.deadline,
         stall: None,
-        keep: Keep::Response { limit: job.output, narrate: job.narrate.clone() },
+        keep: Keep::Response { limit: options.output, narrate: options.narrate.clone() },
     }
 }

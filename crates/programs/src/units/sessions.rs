@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::context::UnitContext;
 use super::operations::{self, AnyRequest};
-use super::{Job, Role, Waiting};
+use super::{Role, UnitOptions, Waiting};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 
@@ -25,21 +25,21 @@ const OUTPUT: usize = 256 << 20;
 /// How many bytes a response of the health check may have.
 const VERDICT: usize = 1 << 20;
 
-/// Returns the role of a session that can do a job: one that reads, and writes only to scratch directories. Those
+/// Returns the role of a session that can do a options: one that reads, and writes only to scratch directories. Those
 /// belong to the user that they were made for; a session sees their parent directory.
-fn role_of(units: &UnitContext, job: &Job) -> Option<Role> {
+fn role_of(units: &UnitContext, options: &UnitOptions) -> Option<Role> {
     let scratch = units.layout.scratch();
-    let is_plain = job.credentials.is_empty()
-        && job.binds.is_empty()
-        && job.sockets.is_none()
-        && job.narrate.is_none()
-        && job.writable.iter().all(|path| job.role != Role::Probe && path.starts_with(&scratch));
-    let has_session = match job.role {
+    let is_plain = options.credentials.is_empty()
+        && options.binds.is_empty()
+        && options.sockets.is_none()
+        && options.narrate.is_none()
+        && options.writable.iter().all(|path| options.role != Role::Probe && path.starts_with(&scratch));
+    let has_session = match options.role {
         Role::Build | Role::Inspect => units.in_systemd(),
         Role::Probe => true,
         _ => false,
     };
-    (is_plain && has_session).then_some(job.role)
+    (is_plain && has_session).then_some(options.role)
 }
 
 /// The sessions of one installation. Clones share them.
@@ -61,22 +61,22 @@ struct State {
 }
 
 impl Sessions {
-    /// Sends a request to a session with the rights of the job; starts one if none is free; `None` if the job cannot
+    /// Sends a request to a session with the rights of the options; starts one if none is free; `None` if the options cannot
     /// have one.
     ///
     /// # Errors
-    /// The unit cannot be started, is ended again and again, or does not answer within the deadline of the job.
+    /// The unit cannot be started, is ended again and again, or does not answer within the deadline of the unit.
     pub(super) fn ask(
         &self,
         units: &UnitContext,
-        job: &Job,
+        options: &UnitOptions,
         operation: &str,
         request: Vec<u8>,
     ) -> Option<Outcome<Vec<u8>>> {
-        let role = role_of(units, job)?;
+        let role = role_of(units, options)?;
         Some(line_of(operation, request).and_then(|line| {
             let mut session = self.take(role).map_or_else(|| start(units, role), Ok)?;
-            let answered = session.ask_line(operation, &line, job.deadline);
+            let answered = session.ask_line(operation, &line, options.deadline);
             if answered.is_ok() {
                 self.state().free.push((role, session));
             }
@@ -165,20 +165,20 @@ fn line_of(operation: &str, request: Vec<u8>) -> Outcome<Vec<u8>> {
 }
 
 fn start(units: &UnitContext, role: Role) -> Outcome<Waiting> {
-    let mut job = Job::new(role, LIFE);
+    let mut options = UnitOptions::new(role, LIFE);
     if role == Role::Probe {
-        job.output = VERDICT;
+        options.output = VERDICT;
     } else {
         let scratch = units.layout.scratch();
         // The unit cannot write to a directory that is missing when it starts.
         disk::make_directory(&scratch, 0o755)?;
-        job = job.writes(scratch);
-        job.output = OUTPUT;
+        options = options.writes(scratch);
+        options.output = OUTPUT;
     }
     let ready =
         RawValue::from_string("{}".to_owned()).context(|| "a request cannot be written".to_owned())?;
     let first = AnyRequest { operation: operations::READY.to_owned(), request: &ready };
     let first = serde_json::to_vec(&first).context(|| "a request cannot be written".to_owned())?;
     // The unit's context has no sessions itself: one that shared them would keep itself alive.
-    Waiting::start(units, &job, operations::ANY, first)
+    Waiting::start(units, &options, operations::ANY, first)
 }

@@ -3,8 +3,8 @@
 use super::context::UnitContext;
 use super::credentials::{CREDENTIALS, Copies};
 use super::inside::{COMMAND, Setup, Work};
-use super::job::Job;
 use super::launcher::{self, Confinement};
+use super::options::UnitOptions;
 use super::running::Running;
 use super::systemd;
 use crate::process::Program;
@@ -18,17 +18,17 @@ use refresh_system::error::{Context as _, Outcome};
 /// Starts a unit. It reads its setup and `request`, or its setup and later requests.
 pub(super) fn start(
     context: &UnitContext,
-    job: &Job,
+    options: &UnitOptions,
     name: &str,
     work: Work,
     request: Option<&[u8]>,
 ) -> Outcome<Running> {
     let context_of = || format!("cannot start a unit for {name}");
-    let user = context.user_of(job.role)?;
+    let user = context.user_of(options.role)?;
     let in_systemd = context.in_systemd();
     let confinement = (!in_systemd).then(|| Confinement {
-        writable: launcher::that_exist(&job.writable).into_iter().chain(checkpoint::trace()).collect(),
-        gives_way: job.role.gives_way() && !job.brief,
+        writable: launcher::that_exist(&options.writable).into_iter().chain(checkpoint::trace()).collect(),
+        gives_way: options.role.gives_way() && !options.brief,
     });
     let mut input = serde_json::to_vec(&Setup::new(work, confinement, in_systemd)).context(context_of)?;
     input.push(b'\n');
@@ -39,9 +39,9 @@ pub(super) fn start(
             Some(bytes) => Stdin::File(memory_file(bytes)?),
             None => Stdin::Pipe,
         };
-        systemd::start(context, job, name, user, stdin)?
+        systemd::start(context, options, name, user, stdin)?
     } else {
-        launch(context, job, name, user, file)?
+        launch(context, options, name, user, file)?
     };
     if let Some(stdin) = &mut running.started.stdin {
         match std::io::Write::write_all(stdin, &input) {
@@ -56,7 +56,7 @@ pub(super) fn start(
 /// Starts this program as the process of a unit, without systemd.
 fn launch(
     context: &UnitContext,
-    job: &Job,
+    options: &UnitOptions,
     name: &str,
     user: Owner,
     input: Option<&Vec<u8>>,
@@ -65,7 +65,8 @@ fn launch(
     for (variable, value) in checkpoint::for_worker() {
         program = program.env(variable, value);
     }
-    let copies = (!job.credentials.is_empty()).then(|| Copies::make(context, job, user)).transpose()?;
+    let copies =
+        (!options.credentials.is_empty()).then(|| Copies::make(context, options, user)).transpose()?;
     if let Some(copies) = &copies {
         program = program.env(CREDENTIALS, copies.directory());
     }

@@ -1,6 +1,6 @@
 //! Units as transient services of systemd, with all properties of the table that its version supports.
 
-use super::Job;
+use super::UnitOptions;
 use super::context::{UnitContext, unique};
 use super::credentials::{CREDENTIALS, Copies};
 use super::run_unit::{is_inside, unit_of};
@@ -30,37 +30,37 @@ fn manager_has(capability: u32) -> bool {
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_none_or(|set| set >> capability & 1 == 1)
 }
 
-/// Starts the process of a unit for `job`.
+/// Starts the process of a unit with these options.
 pub(super) fn start(
     units: &UnitContext,
-    job: &Job,
+    options: &UnitOptions,
     word: &str,
     user: Owner,
     stdin: Stdin,
 ) -> Outcome<Running> {
     let bus = Bus::connect()?;
     let version = bus.version()?;
-    let (mut properties, _) = for_version(job.role.properties_of(job.brief), version);
+    let (mut properties, _) = for_version(options.role.properties_of(options.brief), version);
     if !manager_has(CAP_NET_ADMIN) {
         properties.retain(|property| property.name != "AmbientCapabilities");
     }
-    let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
+    let name = format!("ladylinux-refresh-{}-{}.service", options.role.word(), unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     // Processes with the mark are ended after each hook; a unit with sockets outlives the hooks.
-    let mark = units.runner.run_id().filter(|_| job.sockets.is_none());
+    let mark = units.runner.run_id().filter(|_| options.sockets.is_none());
     variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
     let mut credentials = Vec::new();
     let mut copies = None;
     if version >= CREDENTIALS_SINCE {
-        credentials.extend(job.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
-    } else if !job.credentials.is_empty() {
-        copies = Some(Copies::make(units, job, user)?);
+        credentials.extend(options.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
+    } else if !options.credentials.is_empty() {
+        copies = Some(Copies::make(units, options, user)?);
     }
     let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
     variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
     let write = |sockets| SocketDropIn::write(&units.layout, &name, sockets);
-    let sockets = job.sockets.as_ref().map(write).transpose()?;
+    let sockets = options.sockets.as_ref().map(write).transpose()?;
     let unit = ProcessUnit {
         name: &name,
         description: &format!("LadyLinux refresh: {word}"),
@@ -70,12 +70,12 @@ pub(super) fn start(
         uid: user.uid,
         gid: user.gid,
         properties: &properties,
-        writable: job.writable.iter().cloned().chain(checkpoint::trace()).collect(),
-        binds: job.binds.clone(),
+        writable: options.writable.iter().cloned().chain(checkpoint::trace()).collect(),
+        binds: options.binds.clone(),
         credentials,
         bound_to: own_unit(units),
-        lifetime: Role::lifetime(job.deadline),
-        memory: job.role.memory(total_memory()),
+        lifetime: Role::lifetime(options.deadline),
+        memory: options.role.memory(total_memory()),
     };
     let started = bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))?;
     if sockets.is_some() {

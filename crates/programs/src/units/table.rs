@@ -115,13 +115,13 @@ impl Role {
         (total / 100 * share).max(1 << 30)
     }
 
-    /// Returns how long it may live at most if its job may take `deadline`: systemd ends it even if nothing else does.
+    /// Returns how long it may live at most if its options may take `deadline`: systemd ends it even if nothing else does.
     pub(crate) fn lifetime(deadline: Duration) -> Duration {
         deadline + Duration::from_secs(60)
     }
 
     /// Returns the properties of its unit that follow from the role, and from whether it is brief
-    /// ([`super::Job::brief`]).
+    /// ([`super::UnitOptions::brief`]).
     pub(crate) fn properties_of(self, brief: bool) -> Vec<Property> {
         let mut all = self.properties();
         if brief {

@@ -17,11 +17,11 @@ use super::context::UnitContext;
 use super::inside::Work;
 use super::running::Running;
 use super::start::start;
-use super::{Job, Role};
+use super::{Role, UnitOptions};
 use crate::process::watch;
 use crate::process::watch::{GRACE, Stream, Wanted};
 use crate::process::worker::Answer;
-use crate::process::{Ended, Keep};
+use crate::process::{ChildEnd, Keep};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
@@ -36,7 +36,7 @@ const RESUME_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Waiting {
     units: UnitContext,
-    job: Job,
+    options: UnitOptions,
     operation: String,
     /// The first request to a fresh unit.
     first: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Waiting {
 enum Exchange {
     Answered(Vec<u8>),
     /// The process ended before it had answered.
-    Ended,
+    ChildEnd,
     /// The time was over, and the process was killed.
     Late,
 }
@@ -63,23 +63,28 @@ struct Process {
 impl Waiting {
     /// Starts the unit and waits until it has answered `first`, whose response is dropped. If others end each unit
     /// before that, the next request starts one, and a warning names them.
-    pub(super) fn start(units: &UnitContext, job: &Job, operation: &str, first: Vec<u8>) -> Outcome<Self> {
+    pub(super) fn start(
+        units: &UnitContext,
+        options: &UnitOptions,
+        operation: &str,
+        first: Vec<u8>,
+    ) -> Outcome<Self> {
         let mut waiting = Self {
             units: units.clone(),
-            job: job.clone(),
+            options: options.clone(),
             operation: operation.to_owned(),
             first,
             process: None,
             fresh_started: 0,
         };
-        let end = clock::monotonic() + FIRST_ANSWER.min(job.deadline);
+        let end = clock::monotonic() + FIRST_ANSWER.min(options.deadline);
         for _ in 0..STARTS {
             if waiting.begin(end)? {
                 return Ok(waiting);
             }
         }
         let events = waiting.units.runner.events();
-        let by = waiting.units.user_name(job.role);
+        let by = waiting.units.user_name(options.role);
         events.warn(&format!(
             "the unit that waits for {operation} was ended {STARTS} times, perhaps by a process of {by}: it starts when it is needed"
         ));
@@ -90,9 +95,9 @@ impl Waiting {
     /// while it works, and a fresh one does the work again.
     ///
     /// # Errors
-    /// The operation's own failure; the deadline of the job has passed; or no unit lives long enough to answer.
+    /// The operation's own failure; the deadline of the unit has passed; or no unit lives long enough to answer.
     pub fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Outcome<A> {
-        self.ask_within(self.job.deadline, request)
+        self.ask_within(self.options.deadline, request)
     }
 
     /// Sends a request as [`Self::ask`] does, and waits for `limit` at most.
@@ -126,7 +131,7 @@ impl Waiting {
             }
             match self.exchange(line, end)? {
                 Exchange::Answered(response) => return Ok(response),
-                Exchange::Ended => {}
+                Exchange::ChildEnd => {}
                 Exchange::Late => {
                     return Err(Failure::new(format!(
                         "{operation} was ended after its deadline of {deadline:?}"
@@ -134,7 +139,7 @@ impl Waiting {
                 }
             }
         }
-        Err(self.units.ended_by_others(&self.job, operation, self.fresh_started))
+        Err(self.units.ended_by_others(&self.options, operation, self.fresh_started))
     }
 
     /// Returns whether the unit is alive.
@@ -172,8 +177,8 @@ impl Waiting {
     fn begin(&mut self, end: Instant) -> Outcome<bool> {
         self.finish();
         let work = Work::AnswerEach(self.operation.clone());
-        let running = start(&self.units, &self.job, &self.operation, work, None)?;
-        let keep = Keep::Response { limit: self.job.output, narrate: self.job.narrate.clone() };
+        let running = start(&self.units, &self.options, &self.operation, work, None)?;
+        let keep = Keep::Response { limit: self.options.output, narrate: self.options.narrate.clone() };
         let (out, err) = Stream::pair(&keep);
         self.process = Some(Process { running, out, err });
         let first = self.first.clone();
@@ -181,18 +186,18 @@ impl Waiting {
             Exchange::Answered(response) => {
                 Answer::<IgnoredAny>::read(&response, &self.operation).map(|_| true)
             }
-            Exchange::Ended => self.was_ended_by_others().map(|()| false),
+            Exchange::ChildEnd => self.was_ended_by_others().map(|()| false),
             Exchange::Late => Ok(false),
         }
     }
 
     /// Sends a line and returns the answering line.
     fn exchange(&mut self, request: &[u8], end: Instant) -> Outcome<Exchange> {
-        let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
+        let Some(process) = &mut self.process else { return Ok(Exchange::ChildEnd) };
         let mut pending = request.to_vec();
         pending.push(b'\n');
         // A silent unit is resumed later. The unit for the stop must not wait for that.
-        if self.job.role == Role::Align {
+        if self.options.role == Role::Align {
             process.running.started.subject.resume();
         }
         let mut resumed = clock::monotonic();
@@ -211,7 +216,7 @@ impl Waiting {
                 resumed = now;
             }
             if !process.step(&mut pending, &self.units)? {
-                return Ok(Exchange::Ended);
+                return Ok(Exchange::ChildEnd);
             }
         }
     }
@@ -222,7 +227,7 @@ impl Waiting {
     /// It ended without a signal: it would end again.
     fn was_ended_by_others(&mut self) -> Outcome<()> {
         let Some(Process { mut running, err, .. }) = self.process.take() else { return Ok(()) };
-        if let Ended::Signalled(_) = running.started.subject.collect()? {
+        if let ChildEnd::Signalled(_) = running.started.subject.collect()? {
             return Ok(());
         }
         let failure = Failure::new(format!("the waiting unit for {} ended at once", self.operation));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover;
 use refresh_programs::process::{Keep, Program, leftover};
-use refresh_programs::units::{Access, Bind, Job, Role};
+use refresh_programs::units::{Access, Bind, Role, UnitOptions};
 use refresh_service::deployed::Deployment;
 use refresh_settings::Hook;
 use refresh_settings::layout::Layout;
@@ -26,22 +26,23 @@ pub(super) struct HookContext {
     /// The environment whose programs come first.
     pub environment: PathBuf,
     /// The permissions of its unit; the deadline comes from the hook.
-    pub job: Job,
+    pub options: UnitOptions,
 }
 
 impl HookContext {
     /// Returns the context of step 4: `app/` and `venv`. A hook may write the same paths as the service; it only reads
     /// models, containers and configuration (RW-6.1).
     pub(super) fn deployed(layout: &Layout) -> Self {
-        let job = Job::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
-        Self { directory: layout.app(), environment: layout.venv(), job }
+        let options =
+            UnitOptions::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
+        Self { directory: layout.app(), environment: layout.venv(), options }
     }
 
     /// Returns the context of a rehearsal: the staged tree and the next environment. If possible, a unit sees both at
     /// their paths in production.
     pub(super) fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
         let mut context =
-            Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
+            Self { directory: tree, environment, options: UnitOptions::new(Role::Rehearse, Duration::ZERO) };
         if on.units.can_bind() {
             let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
                 let bind = Bind { source: source.clone(), destination: destination.clone(), access };
@@ -50,13 +51,13 @@ impl HookContext {
             };
             let (app, venv) = (on.layout.app(), on.layout.venv());
             if let Some((bind, path)) = seen(&context.directory, app, Access::ReadWrite) {
-                (context.job, context.directory) = (context.job.sees(bind), path);
+                (context.options, context.directory) = (context.options.sees(bind), path);
             }
             if let Some((bind, path)) = seen(&context.environment, venv, Access::ReadOnly) {
-                (context.job, context.environment) = (context.job.sees(bind), path);
+                (context.options, context.environment) = (context.options.sees(bind), path);
             }
         }
-        context.job = context.job.writes(context.directory.clone());
+        context.options = context.options.writes(context.directory.clone());
         context
     }
 }
@@ -91,11 +92,11 @@ pub(super) fn run_hook(
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1")
         .keep(Keep::Narrated(hook.name.clone()));
-    let job = Job { deadline: hook.deadline, ..context.job.clone() };
+    let options = UnitOptions { deadline: hook.deadline, ..context.options.clone() };
     // Processes that wait for their part of the run existed before.
     let before = if on.units.can_bind() { Vec::new() } else { leftover::marked(&account.report.run) };
-    let finished = on.units.run(&job, &program);
-    // A unit of systemd has ended with all its processes, and a unit that waits for its job also has the mark of the
+    let finished = on.units.run(&options, &program);
+    // A unit of systemd has ended with all its processes, and a unit that waits for its options also has the mark of the
     // run. Without systemd, a descendant that left its group still has that mark.
     if !on.units.can_bind() {
         let register = on.layout.run(&account.report.run).join(recover::CHILDREN);

@@ -5,7 +5,7 @@
 //! the next run repairs the state of the tree, as usual.
 
 use refresh_events::run_report;
-use refresh_events::run_report::{Ending, Phase, PhaseReport, Report};
+use refresh_events::run_report::{Phase, PhaseReport, Report, RunResult};
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover::Exchanges as _;
 use refresh_installation::journal::store;
@@ -150,7 +150,7 @@ fn interrupted(
         next: on.as_typed(&format!("ladylinux-refresh run{named}")),
     });
     // Even a process that ended by itself has not succeeded.
-    complete(on, &mut report, Ending::Interrupted, exit::of_process(end).max(1));
+    complete(on, &mut report, RunResult::Interrupted, exit::of_process(end).max(1));
     report.branch = branch;
     report.changed = report.commit != report.commit_before;
     Some(report)

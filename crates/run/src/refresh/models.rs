@@ -18,7 +18,7 @@ use refresh_models::examine::{ExamineModelsRequest, OPERATION, PROGRESS};
 use refresh_models::manifest;
 use refresh_models::verify::{Depth, Verified};
 use refresh_programs::process::Runner;
-use refresh_programs::units::{Access, Bind, Job, Role, Units};
+use refresh_programs::units::{Access, Bind, Role, UnitOptions, Units};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::CommitId;
 use refresh_settings::{ModelCheck, Settings};
@@ -138,17 +138,20 @@ pub fn examine(
     }
     let lines = UnitLines { runner: runner.clone(), report };
     let runner = runner.clone().with_events(Arc::new(Events::new(vec![Box::new(lines)])));
-    Units::new(layout, &runner, owner).call_as(&job(&request), owner, OPERATION, &request)
+    Units::new(layout, &runner, owner).call_as(&options(&request), owner, OPERATION, &request)
 }
 
-fn job(request: &ExamineModelsRequest) -> Job {
-    let job = Job { output: LARGEST_RESPONSE, ..Job::new(Role::Inspect, DEADLINE).narrated(SOURCE) };
+fn options(request: &ExamineModelsRequest) -> UnitOptions {
+    let options = UnitOptions {
+        output: LARGEST_RESPONSE,
+        ..UnitOptions::new(Role::Inspect, DEADLINE).narrated(SOURCE)
+    };
     // A unit has its own /tmp.
     let is_hidden =
         |store: &PathBuf| ["/tmp", "/var/tmp"].iter().any(|place| store.starts_with(place)) && store.exists();
     let hidden = request.stores().filter(is_hidden);
-    hidden.fold(job, |job, store| {
-        job.sees(Bind { source: store.clone(), destination: store, access: Access::ReadOnly })
+    hidden.fold(options, |options, store| {
+        options.sees(Bind { source: store.clone(), destination: store, access: Access::ReadOnly })
     })
 }
 

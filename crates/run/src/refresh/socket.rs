@@ -8,7 +8,7 @@ use refresh_installation::installation::Installation;
 use refresh_programs::process::ProcessId;
 use refresh_programs::units::gate;
 use refresh_programs::units::gate::GateRequest;
-use refresh_programs::units::{HeldSockets, Job, Role};
+use refresh_programs::units::{HeldSockets, Role, UnitOptions};
 use refresh_service::page;
 use refresh_service::port;
 use refresh_service::port::{Connection, PortHolder};
@@ -80,8 +80,8 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(SocketHolder, 
     let names = units.join(", ");
     let non_blocking = port::is_non_blocking(number, SYSTEMD)?;
     let early = port::connections(number)?.into_iter().map(|connection| connection.from).collect();
-    let job = Job::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
-    let waiting = on.units.wait_in_unit(&job, gate::OPERATION, &GateRequest::Prepare)?;
+    let options = UnitOptions::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
+    let waiting = on.units.wait_in_unit(&options, gate::OPERATION, &GateRequest::Prepare)?;
     let held = SocketHolder { waiting: Some(waiting), early, opened_again: None };
     let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
     if !port::holders(number)?.iter().any(has_it) {
@@ -137,7 +137,7 @@ pub(crate) fn close_gate(on: &Installation, account: &mut Account) -> bool {
 fn await_read(number: u16) -> Vec<Connection> {
     let end = clock::monotonic() + READING;
     loop {
-        clock::pause_regardless(TICK);
+        clock::sleep_uninterrupted(TICK);
         let all = port::connections(number).unwrap_or_default();
         if all.iter().all(|connection| connection.is_read) || clock::monotonic() >= end {
             return all;
@@ -183,7 +183,9 @@ pub(crate) fn release(account: &mut Account) {
         count_waited(account, &mut held);
         if let Some(at) = held.opened_again {
             // The first connection after the unit would close the socket again. The service answers meanwhile.
-            clock::pause_regardless(TRIGGER_INTERVAL.saturating_sub(clock::monotonic().duration_since(at)));
+            clock::sleep_uninterrupted(
+                TRIGGER_INTERVAL.saturating_sub(clock::monotonic().duration_since(at)),
+            );
         }
     }
     checkpoint::reach("socket:released");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::plan::Target;
 use refresh_events::event::{Event, Events};
 use refresh_events::run_report;
-use refresh_events::run_report::{Ending, HeldBack, Phase, Report};
+use refresh_events::run_report::{HeldBack, Phase, Report, RunResult};
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::Entry;
 use refresh_installation::{exit, history, status_file};
@@ -127,8 +127,8 @@ fn complete_outage(on: &Installation, account: &mut Account) {
     let Some(outage) = &mut account.report.outage else { return };
     match history::failed_before(&on.layout, &run, outage.since) {
         Ok(runs) => {
-            let look = |run| on.as_typed(&format!("ladylinux-refresh history {run} --log"));
-            outage.look = runs.first().map(look);
+            let command = |run| on.as_typed(&format!("ladylinux-refresh history {run} --log"));
+            outage.command = runs.first().map(command);
             outage.runs = runs;
         }
         Err(failure) => account.warn(format!("earlier runs cannot be read: {}", failure.chain().join(": "))),
@@ -157,14 +157,14 @@ fn settle_previous(on: &Installation, account: &mut Account) {
     for failure in failures {
         account.warn(format!("the previous tree is not settled: {}", failure.chain().join(": ")));
     }
-    let mut looks = Vec::new();
+    let mut commands = Vec::new();
     for record in &kept {
         let changes = &record.changes;
         account.report.saved.count += changes.count().max(1);
         account.report.saved.paths.extend(changes.changes().map(|change| change.path.to_string()));
         account.report.saved.paths.extend(changes.tips.iter().map(|tip| tip.name.clone()));
         account.report.saved.place = Some(on.layout.stash(&record.run));
-        looks.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
+        commands.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
         if let Some(reason) = &changes.not_comparable {
             account.warn(format!(
                 "all of the tree of run {} is kept, because it cannot be compared: {reason}",
@@ -176,7 +176,7 @@ fn settle_previous(on: &Installation, account: &mut Account) {
         account.report.saved.paths.push(".".to_owned());
     }
     account.report.saved.paths.truncate(NAMED);
-    account.report.saved.look = looks.pop();
+    account.report.saved.command = commands.pop();
 }
 
 /// Returns warnings about a file that is stashed in every run, with the line to add, and about a large stash.
@@ -210,7 +210,7 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
 
 /// Ends a run that succeeded.
 pub(crate) fn finish(on: &Installation, account: Account) -> Report {
-    close(on, account, Ending::Refreshed, None)
+    close(on, account, RunResult::Refreshed, None)
 }
 
 /// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
@@ -253,14 +253,14 @@ pub(crate) fn halted(
         next_after_halt(on, &account)
     };
     let error = explain(on, phase, failure, &next);
-    exit::Error::Run(Box::new(close(on, account, Ending::Halted, Some((error, failure)))))
+    exit::Error::Run(Box::new(close(on, account, RunResult::Halted, Some((error, failure)))))
 }
 
 /// Ends a run whose staging failed: the refresh was not started.
 pub(crate) fn refused(on: &Installation, account: Account, failure: &Failure) -> exit::Error {
     let phase = account.report.phases.last().map_or(Phase::Staging, |part| part.phase);
     let error = explain(on, phase, failure, &account.again);
-    exit::Error::Run(Box::new(close(on, account, Ending::Refused, Some((error, failure)))))
+    exit::Error::Run(Box::new(close(on, account, RunResult::Refused, Some((error, failure)))))
 }
 
 /// Ends a run that preflight refused: nothing was touched, and nothing is written. `again` is its command line.
@@ -271,22 +271,22 @@ pub fn refused_in_preflight(
     again: &str,
 ) -> exit::Error {
     report.error = Some(explain(on, Phase::Preflight, failure, again));
-    end_unchanged(on, on.runner.events(), &mut report, Ending::Refused, exit::of_failure(failure, 3));
+    end_unchanged(on, on.runner.events(), &mut report, RunResult::Refused, exit::of_failure(failure, 3));
     exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run that found everything up to date: nothing was done, and nothing is written.
 pub fn unchanged(on: &Installation, events: &Events, mut report: Report) {
-    end_unchanged(on, events, &mut report, Ending::Unchanged, 0);
+    end_unchanged(on, events, &mut report, RunResult::Unchanged, 0);
 }
 
 /// Ends an unattended run whose commit is held back: nothing was done, and nothing is written.
 pub fn held_back(on: &Installation, events: &Events, mut report: Report, held: HeldBack) {
     report.held_back = Some(held);
-    end_unchanged(on, events, &mut report, Ending::HeldBack, 0);
+    end_unchanged(on, events, &mut report, RunResult::HeldBack, 0);
 }
 
-fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending: Ending, exit_code: u8) {
+fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending: RunResult, exit_code: u8) {
     complete(on, report, ending, exit_code);
     report.commit_before.clone_from(&report.commit);
     report.environment.generation_before.clone_from(&report.environment.generation);
@@ -295,7 +295,7 @@ fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending
 }
 
 /// Completes a report with the end of the run and the present state of the installation.
-pub(super) fn complete(on: &Installation, report: &mut Report, result: Ending, exit_code: u8) {
+pub(super) fn complete(on: &Installation, report: &mut Report, result: RunResult, exit_code: u8) {
     (report.result, report.exit_code, report.finished_at) = (result, exit_code, clock::now());
     if report.commit.is_none() {
         // Until `app/` is verified to equal the target, the report has the present commit.
@@ -371,13 +371,13 @@ fn next_after_halt(on: &Installation, account: &Account) -> String {
 fn close(
     on: &Installation,
     mut account: Account,
-    result: Ending,
+    result: RunResult,
     failed: Option<(run_report::Error, &Failure)>,
 ) -> Report {
     let (error, failure) = failed.unzip();
     let otherwise = match result {
-        Ending::Refreshed => 0,
-        Ending::Refused => 3,
+        RunResult::Refreshed => 0,
+        RunResult::Refused => 3,
         _ => 1,
     };
     account.report.error = error;

@@ -23,9 +23,9 @@ use super::spool::Spool;
 use super::start;
 
 /// The interval of reads of the spool while the run's process lives. Its end is noticed immediately.
-const LOOK: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 /// The interval of reads of the spool while the run's process does not exist (not yet, or no longer).
-const BEGIN_LOOK: Duration = Duration::from_millis(20);
+const FIRST_INTERVAL: Duration = Duration::from_millis(20);
 /// The interval of queries to systemd while the run's process does not exist (not yet, or no longer).
 const ASK: Duration = Duration::from_millis(200);
 /// The time limit for the beginning of a run without a known process.
@@ -133,7 +133,7 @@ impl Follower<'_> {
         }
         let state = self.bus.as_ref().map(|bus| bus.transient_state(&unit_of(self.run)));
         match state {
-            Some(Ok(TransientState::Ended(end))) => Some(Over { end: spool.end().or(Some(end)) }),
+            Some(Ok(TransientState::ChildEnd(end))) => Some(Over { end: spool.end().or(Some(end)) }),
             // The process has ended, but the command after it has not ended yet.
             Some(Ok(TransientState::UnderWay)) => None,
             // The state is no longer known, or not yet known.
@@ -190,8 +190,8 @@ impl Watch {
     /// Waits until the next read of the spool, or until the process ends.
     fn pause(&self) {
         match &self.process {
-            Some(process) => drop(process.wait(LOOK)),
-            None => clock::pause_regardless(BEGIN_LOOK),
+            Some(process) => drop(process.wait(INTERVAL)),
+            None => clock::sleep_uninterrupted(FIRST_INTERVAL),
         }
     }
 }

@@ -138,7 +138,7 @@ pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), StartE
                 clock::pause(Duration::from_millis(10)).map_err(StartError::Unconfirmed)?;
             }
             _ if spool.worker().is_some() || spool.end().is_some() => return Ok(()),
-            TransientState::Ended(how) => {
+            TransientState::ChildEnd(how) => {
                 return Err(Failure::new(format!("{unit} ended before the run began: {how}"))
                     .command("journalctl -u", &[&unit])
                     .into());

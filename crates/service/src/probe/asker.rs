@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::question::{ProbeResult, ResolvedProbe, UNIX, agent, ask_as};
 use refresh_programs::process::worker;
-use refresh_programs::units::{Job, Role, Units};
+use refresh_programs::units::{Role, UnitOptions, Units};
 use refresh_system::error::Outcome;
 
 /// The operation of the unit.
@@ -80,9 +80,9 @@ impl<'a> Asker<'a> {
         match &self.way {
             Way::Here(agent) => ask_as(agent, self.probe, limit),
             Way::InUnit(units) => {
-                let job = Job::new(role(Some(&self.probe.url)), limit + START);
+                let options = UnitOptions::new(role(Some(&self.probe.url)), limit + START);
                 let request = ProbeRequest { probe: self.probe.clone(), limit };
-                let asked = units.call(&job, OPERATION, &request);
+                let asked = units.call(&options, OPERATION, &request);
                 asked.unwrap_or_else(|failure| ProbeResult::Bad { problem: failure.chain().join(": ") })
             }
         }

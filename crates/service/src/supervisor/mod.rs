@@ -165,7 +165,7 @@ impl ServiceManager for Embedded {
             return Ok(ServiceState::NotInstalled { why: "service.command is empty".to_owned() });
         }
         let last = match state.map(|state| state.stage) {
-            Some(Stage::Ended { exit, .. }) => exit,
+            Some(Stage::ChildEnd { exit, .. }) => exit,
             _ => None,
         };
         Ok(ServiceState::Stopped { last })
@@ -176,7 +176,7 @@ impl ServiceManager for Embedded {
         let mut stopped = Stopped::default();
         if let Some((supervisor, state)) = state::living(&self.layout)? {
             stopped.before = Before::Running;
-            if let Stage::Ended { exit, force, leftovers } = self.stop_living(&supervisor, state)?.stage {
+            if let Stage::ChildEnd { exit, force, leftovers } = self.stop_living(&supervisor, state)?.stage {
                 (stopped.exit, stopped.force, stopped.leftovers) = (exit, force, leftovers);
             }
         }

@@ -73,7 +73,7 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<(Answer, Option<Supervi
     let main = match started {
         Ok(main) => main,
         Err(failure) => {
-            state.stage = Stage::Ended { exit: None, force: Force::Asked, leftovers: Vec::new() };
+            state.stage = Stage::ChildEnd { exit: None, force: Force::Asked, leftovers: Vec::new() };
             state.write(layout)?;
             return Err(failure);
         }
@@ -332,7 +332,7 @@ impl Supervisor {
         let (force, leftovers) =
             self.stop.map_or((Force::Asked, Vec::new()), |stop| (stop.force, stop.leftovers));
         let leftovers = leftovers.into_iter().map(|(_, name)| name).collect();
-        self.state.stage = Stage::Ended { exit: self.exit, force, leftovers };
+        self.state.stage = Stage::ChildEnd { exit: self.exit, force, leftovers };
         self.state.write(&self.layout)
     }
 }

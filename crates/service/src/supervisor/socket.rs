@@ -84,7 +84,7 @@ pub(super) fn await_taken(number: u16, next: &OwnedFd) {
     let mut quiet_since = start;
     let has_passed = |since: Instant, span: Duration| clock::monotonic().duration_since(since) >= span;
     while !has_passed(quiet_since, QUIET) && !has_passed(start, PATIENCE) {
-        clock::pause_regardless(TICK);
+        clock::sleep_uninterrupted(TICK);
         match port::is_taken(number, inode) {
             Ok(true) => {}
             Ok(false) => quiet_since = clock::monotonic(),

@@ -44,7 +44,7 @@ pub(super) enum Stage {
     Running,
     Stopping,
     /// No process of the service is left.
-    Ended {
+    ChildEnd {
         /// How the main process ended; `None` if it was never started.
         exit: Option<Exit>,
         force: Force,
@@ -136,7 +136,7 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<(Handle, State)>> {
             return Ok(None);
         }
         if let Some(state) = State::read(layout)?.filter(State::is_of_this_boot)
-            && !matches!(state.stage, Stage::Ended { .. })
+            && !matches!(state.stage, Stage::ChildEnd { .. })
             && let Some(handle) = Handle::open(state.supervisor)
         {
             return Ok(Some((handle, state)));
@@ -146,7 +146,7 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<(Handle, State)>> {
             return Err(Failure::new(format!("an unknown process holds {}", lock.display()))
                 .command("fuser -v", &[&lock]));
         }
-        clock::pause_regardless(TICK);
+        clock::sleep_uninterrupted(TICK);
     }
 }
 
@@ -200,7 +200,7 @@ impl Lock {
                 return Err(Failure::new("another supervisor is starting or stopping for too long")
                     .command("ladylinux-refresh service stop", &[]));
             }
-            clock::pause_regardless(TICK);
+            clock::sleep_uninterrupted(TICK);
         }
     }
 }

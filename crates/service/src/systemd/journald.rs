@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::LogPlace;
-use refresh_programs::process::{Ended, Finished, Program, Runner};
+use refresh_programs::process::{ChildEnd, Finished, Program, Runner};
 use refresh_system::error::Outcome;
 
 /// The time limit of journalctl.
@@ -125,7 +125,7 @@ fn ask(runner: &Runner, program: &Program) -> Outcome<Finished> {
     let finished = runner.run(program)?;
     // Without a match it exits with 1 and prints nothing.
     let nothing =
-        finished.ended == Ended::Exited(1) && finished.stdout.is_empty() && finished.stderr.is_empty();
+        finished.ended == ChildEnd::Exited(1) && finished.stdout.is_empty() && finished.stderr.is_empty();
     if nothing { Ok(finished) } else { finished.ok(|| "cannot read the journal".to_owned()) }
 }
 

@@ -1,7 +1,7 @@
 //! The paths and groups that the unit of a running service needs for its start. If one was removed meanwhile, the
 //! service would not start again, in any version. Reads the file system and the groups; changes nothing.
 
-use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::process::{ChildEnd, Program, Runner};
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
@@ -47,5 +47,5 @@ fn gone(unit: &UnitName, key: &str, what: &str) -> Failure {
 fn is_missing(runner: &Runner, group: &str) -> bool {
     let found = runner.run(&Program::new("getent").args(["group", "--"]).arg(group));
     // "One or more supplied key could not be found in the database."
-    found.is_ok_and(|found| found.ended == Ended::Exited(2))
+    found.is_ok_and(|found| found.ended == ChildEnd::Exited(2))
 }

@@ -120,7 +120,7 @@ impl Systemd {
             // A start request of another program replaces the stop. The fence refuses that start later, but the service
             // has not been stopped.
             if result != JobResult::Canceled && after.active != ActiveState::Active {
-                clock::pause_regardless(TICK);
+                clock::sleep_uninterrupted(TICK);
             }
         }
         Err(Failure::new(format!("it still runs after {ATTEMPTS} requests to stop it: {result}"))

@@ -35,7 +35,7 @@ impl Layers {
     pub fn faults_of_application(text: &str) -> Vec<Fault> {
         let read: Reading<ApplicationFile> = faults::read(text, Author::Application);
         let (mut faults, file) = (read.faults, read.value);
-        let mut found = Found::default();
+        let mut found = InvalidValues::default();
         for pattern in file.definitions.iter().flatten() {
             found.check("definitions", check_pattern("definitions", pattern));
         }
@@ -53,7 +53,7 @@ impl Layers {
     /// Returns each value of the host's file that cannot be used, with its key; `numbers` are those of its hooks in the
     /// file.
     fn unusable_of_host(&self, numbers: &[usize]) -> Vec<(String, Failure)> {
-        let (layout, host, mut found) = (&self.layout, &self.host, Found::default());
+        let (layout, host, mut found) = (&self.layout, &self.host, InvalidValues::default());
         let mut pick = LayerChoice { origins: BTreeMap::new() };
         found.check("store", host.store.as_ref().map_or(Ok(()), |store| check_store(layout, store)));
         for pattern in host.preserve.iter().flatten() {
@@ -79,9 +79,9 @@ impl Layers {
 
 /// Values that cannot be used, with their keys.
 #[derive(Default)]
-struct Found(Vec<(String, Failure)>);
+struct InvalidValues(Vec<(String, Failure)>);
 
-impl Found {
+impl InvalidValues {
     fn check(&mut self, key: &str, checked: Outcome<()>) {
         self.0.extend(checked.err().map(|failure| (key.to_owned(), failure)));
     }

@@ -100,7 +100,7 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
 ///
 /// # Errors
 /// The file exists, or cannot be written.
-pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     fill_new(path, mode, false, write_all(path, bytes))
 }
 
@@ -214,7 +214,7 @@ mod tests {
         for path in
             [&living, &directory.path().join(".a.new-999999999"), &directory.path().join("a.new-999999999")]
         {
-            write_passing(path, b"", 0o600).unwrap();
+            write_unsynced(path, b"", 0o600).unwrap();
         }
         sweep_unwritten(directory.path()).unwrap();
         let mut left: Vec<_> =

@@ -1,7 +1,7 @@
 //! The other units of the application: those that stop with the service have the fence, and none continues with an old
 //! version unnoticed.
 
-use crate::doctor::{Examined, Findings, Found, refused};
+use crate::doctor::{DoctorFinding, Examined, Findings, refused};
 use refresh_installation::installation::Installation;
 use refresh_programs::process::identity::is_launcher;
 use refresh_run::plan::{preflight, reach};
@@ -15,13 +15,13 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
     let file = on.layout.host_file();
     let found = on.service.others()?.untied.into_iter().map(|it| {
         if is_launcher(&it.unit) {
-            return Found::note(
+            return DoctorFinding::note(
                 format!("{} has started a program of the application ({})", it.unit, it.evidence),
                 "after a refresh it still runs the old version, until it ends",
                 "refresh when it has ended, or start it from a separate unit",
             );
         }
-        Found::note(
+        DoctorFinding::note(
             format!(
                 "{} runs the application ({}), and a refresh neither stops nor starts it",
                 it.unit, it.evidence
@@ -61,7 +61,9 @@ pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Find
     match reach::check(on, &service) {
         Ok(warnings) => Ok(warnings
             .into_iter()
-            .map(|what| Found::note(what, "the refresh may be the repair", "ladylinux-refresh service logs"))
+            .map(|what| {
+                DoctorFinding::note(what, "the refresh may be the repair", "ladylinux-refresh service logs")
+            })
             .collect()),
         Err(failure) => refused(Err(failure), why),
     }

@@ -20,7 +20,7 @@ use refresh_system::disk;
 use refresh_system::text::quoted_path;
 
 use super::unit_files::Unit;
-use super::{Examined, Findings, Found, blemish, cleaning, some_of};
+use super::{DoctorFinding, Examined, Findings, blemish, cleaning, some_of};
 
 /// Checks that systemd has the unit and can start it.
 pub(super) fn there(examined: &Examined) -> Findings {
@@ -37,20 +37,20 @@ pub(super) fn there(examined: &Examined) -> Findings {
             vec![match found {
                 Some(found) => {
                     let repair = format!("{}, then: {}", found.repair, examined.init());
-                    Found::problem(format!("{what}; {}", found.what), why, repair)
+                    DoctorFinding::problem(format!("{what}; {}", found.what), why, repair)
                 }
-                None => Found::problem(what, why, examined.init()),
+                None => DoctorFinding::problem(what, why, examined.init()),
             }]
         }
         LoadState::Masked => {
-            vec![Found::problem(format!("{name} is masked"), why, format!("systemctl unmask {name}"))]
+            vec![DoctorFinding::problem(format!("{name} is masked"), why, format!("systemctl unmask {name}"))]
         }
         LoadState::Bad => {
             let error = facts.load_error.unwrap_or_default();
             let what = format!("systemd cannot use {name}: {error}");
-            vec![Found::problem(what, why, format!("systemctl edit --full {name}"))]
+            vec![DoctorFinding::problem(what, why, format!("systemctl edit --full {name}"))]
         }
-        LoadState::Loaded if facts.needs_reload => vec![Found::problem(
+        LoadState::Loaded if facts.needs_reload => vec![DoctorFinding::problem(
             format!("the files of {name} have changed since systemd read them"),
             "systemd still uses their former content, and the next boot uses the new one",
             "systemctl daemon-reload",
@@ -82,7 +82,7 @@ pub(super) fn text(_: &Examined, unit: &Unit) -> Findings {
     if flawed.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         some_of(&shown),
         "systemd passes over them, other programs do not: a path that is cut out of the unit ends in a carriage return",
         format!("{} && systemctl daemon-reload", cleaning(&flawed)),
@@ -100,7 +100,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
             // If there is no hint, the mirror could not be read.
             let Some(by_hand) = failure.hints().pop() else { return Err(failure) };
             let why = "the right one is unknown, so the installed one is compared with none";
-            return Ok(vec![Found::note(failure.chain().join(": "), why, by_hand.to_string())]);
+            return Ok(vec![DoctorFinding::note(failure.chain().join(": "), why, by_hand.to_string())]);
         }
     };
     let path = &brought.path;
@@ -127,7 +127,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
         repair = format!("{repair} >{fragment} && systemctl daemon-reload");
     }
     let why = "the unit in the repository is what the application was tried with; no refresh installs it";
-    Ok(vec![Found::problem(what, why, repair)])
+    Ok(vec![DoctorFinding::problem(what, why, repair)])
 }
 
 /// Checks that a unit that `init` generated matches the present settings.
@@ -135,7 +135,7 @@ pub(super) fn settings(examined: &Examined, unit: &Unit) -> Findings {
     // This reads the file itself: systemd may not have read it yet.
     let Some(path) = host::unit::installed(&examined.layout, &unit.name) else { return Ok(Vec::new()) };
     let note = |what: String| {
-        Found::note(
+        DoctorFinding::note(
             what,
             "an installed unit is yours and is never overwritten; the settings or this program have changed since",
             format!("rm {} && ladylinux-refresh init", quoted_path(&path)),
@@ -171,7 +171,7 @@ pub(super) fn drop_ins_of_people(examined: &Examined, unit: &Unit) -> Findings {
     if theirs.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::note(
+    Ok(vec![DoctorFinding::note(
         format!("{} is changed by {}", unit.name, some_of(&theirs)),
         "they override the file of the unit",
         format!("systemctl cat {}", unit.name),

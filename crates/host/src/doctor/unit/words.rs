@@ -10,7 +10,7 @@ use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
 
 use crate::doctor::unit_files::{Unit, spelled};
-use crate::doctor::{Examined, Findings, Found, quoted_all, refused, some_of};
+use crate::doctor::{DoctorFinding, Examined, Findings, quoted_all, refused, some_of};
 use refresh_service::systemd::requirements::check_needs;
 use refresh_settings::users::SERVICE_USER;
 use refresh_system::text::quoted;
@@ -27,7 +27,7 @@ pub(in crate::doctor) fn variables(_: &Examined, unit: &Unit) -> Findings {
             if unknown.is_empty() {
                 continue;
             }
-            found.push(Found::problem(
+            found.push(DoctorFinding::problem(
                 format!("{key}= of {} uses {}", unit.name, some_of(&unknown)),
                 "systemd does not support defaults in variables: the program gets an empty text or the text itself, never the default",
                 unit.edit(),
@@ -69,7 +69,7 @@ pub(in crate::doctor) fn requirements(examined: &Examined, unit: &Unit) -> Findi
             if name.contains('%') || exists(examined, name)? {
                 continue;
             }
-            found.push(Found::problem(
+            found.push(DoctorFinding::problem(
                 format!("{} has {key}={name}, and that unit does not exist", unit.name),
                 "systemd refuses to start the service; Wants= would start it all the same",
                 unit.edit(),
@@ -110,7 +110,7 @@ pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
     let (venv, app) = (spelled(layout, &layout.venv()), spelled(layout, &layout.app()));
     let env_file = spelled(layout, &layout.env_file());
     let mut found = Vec::new();
-    let mut differs = |what: String, why: &str| found.push(Found::problem(what, why, unit.edit()));
+    let mut differs = |what: String, why: &str| found.push(DoctorFinding::problem(what, why, unit.edit()));
     let name = &unit.name;
     let program = unit.file.list("Service", "ExecStart").last().and_then(|command| program(command));
     match program {
@@ -159,7 +159,7 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
             if word[..word.len() - program.len()].contains(['+', '!']) {
                 let what = format!("{key}={word} of {name} starts with root's rights, regardless of User=");
                 let is_allowed = examined.settings.service.allow_root_exec.iter().any(|it| it == program);
-                let severity = if is_allowed { Found::note } else { Found::problem };
+                let severity = if is_allowed { DoctorFinding::note } else { DoctorFinding::problem };
                 found.push(severity(what, why, unit.edit()));
             }
         }
@@ -168,27 +168,33 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
         let groups = unit.file.words("Service", key);
         if let Some(group) = groups.iter().find(|group| WAYS_TO_ROOT.contains(group)) {
             let what = format!("{name} runs in the group {group} ({key}=), and that leads to root");
-            found.push(Found::problem(what, why, unit.edit()));
+            found.push(DoctorFinding::problem(what, why, unit.edit()));
         }
     }
     let user = unit.file.value("Service", "User");
     let is_dynamic = unit.file.value("Service", "DynamicUser").is_some_and(is_yes);
     match user {
         None if is_dynamic => {}
-        None => found.push(Found::problem(format!("{name} runs as root: it has no User="), why, unit.edit())),
-        Some("root" | "0") => found.push(Found::problem(format!("{name} runs as root"), why, unit.edit())),
+        None => found.push(DoctorFinding::problem(
+            format!("{name} runs as root: it has no User="),
+            why,
+            unit.edit(),
+        )),
+        Some("root" | "0") => {
+            found.push(DoctorFinding::problem(format!("{name} runs as root"), why, unit.edit()));
+        }
         Some(user) if examined.layout.is_real() => found.extend(stranger(examined, unit, user)?),
         Some(_) => {}
     }
     if user.is_some() && unit.file.value("Service", "PermissionsStartOnly").is_some_and(is_yes) {
         let what = format!("all commands of {name} but ExecStart= run as root (PermissionsStartOnly=)");
-        found.push(Found::problem(what, why, unit.edit()));
+        found.push(DoctorFinding::problem(what, why, unit.edit()));
     }
     Ok(found)
 }
 
 /// Returns a finding if the user does not exist, or does not own `app/`.
-fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Found>> {
+fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<DoctorFinding>> {
     let uid = match user.parse() {
         Ok(uid) => Some(uid),
         Err(_) => Owner::named(user)?.map(|owner| owner.uid),
@@ -199,7 +205,7 @@ fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Foun
         } else {
             format!("useradd --system --user-group --shell /usr/sbin/nologin {}", quoted(user))
         };
-        return Ok(Some(Found::problem(
+        return Ok(Some(DoctorFinding::problem(
             format!("{} runs as {user}, and that user does not exist", unit.name),
             "systemd cannot start it (status=217/USER)",
             repair,
@@ -207,7 +213,7 @@ fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Foun
     };
     let other = examined.owner.filter(|it| it.uid != uid);
     Ok(other.map(|other| {
-        Found::problem(
+        DoctorFinding::problem(
             format!("{} runs as {user} (uid {uid}), and app/ belongs to uid {}", unit.name, other.uid),
             "what the application writes in its tree belongs to one, and a refresh works as the other",
             unit.edit(),
@@ -221,7 +227,7 @@ pub(in crate::doctor) fn kill_mode(_: &Examined, unit: &Unit) -> Findings {
         return Ok(Vec::new());
     };
     let files = quoted_all(unit.fragment.iter().chain(&unit.drop_ins).map(|path| path.to_string_lossy()));
-    Ok(vec![Found::problem(
+    Ok(vec![DoctorFinding::problem(
         format!("{} has KillMode={mode}", unit.name),
         "a stop leaves worker processes behind, which keep the port and the data from the next start",
         format!("sed -i '/^KillMode=/d' {files} && systemctl daemon-reload"),
@@ -237,14 +243,14 @@ pub(in crate::doctor) fn stop(_: &Examined, unit: &Unit) -> Findings {
             && !command.contains("--timeout-graceful-shutdown")
     };
     if commands.iter().any(|command| is_uvicorn(&command)) {
-        found.push(Found::note(
+        found.push(DoctorFinding::note(
             format!("{} starts uvicorn without --timeout-graceful-shutdown", unit.name),
             "uvicorn waits for every open stream at a stop, so a refresh with a browser connected takes until systemd kills it",
             unit.edit(),
         ));
     }
     if unit.file.value("Service", "TimeoutStopSec").is_some_and(|it| ["infinity", "0"].contains(&it)) {
-        found.push(Found::note(
+        found.push(DoctorFinding::note(
             format!("systemd waits for ever for {} to stop (TimeoutStopSec=)", unit.name),
             "a service that hangs at its stop blocks a refresh until you end it",
             unit.edit(),

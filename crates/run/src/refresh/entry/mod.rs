@@ -17,7 +17,7 @@ use find::{Entry, Located, Tree, entry_of, locate};
 
 use refresh_environments::Generation;
 use refresh_installation::installation::{Installation, Release};
-use refresh_programs::units::{Job, Role};
+use refresh_programs::units::{Role, UnitOptions};
 use refresh_service::ServiceProgram;
 use refresh_settings::{Hook, HookKind, ImportCheck, Origin};
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -53,13 +53,13 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
         Located::Missing(searched) => Err(missing(&program, &entry, &searched)).context(context),
         Located::Source(path) => {
             let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
-            let job = Job::new(Role::Build, compile::DEADLINE);
+            let options = UnitOptions::new(Role::Build, compile::DEADLINE);
             let request = CompileRequest {
                 python: generation.path.join("bin/python"),
                 name: path.display().to_string(),
                 source,
             };
-            let answer: CompileResponse = on.units.call(&job, OPERATION, &request)?;
+            let answer: CompileResponse = on.units.call(&options, OPERATION, &request)?;
             let Some(problem) = answer.problem else { return Ok(()) };
             Err(Failure::new(format!("{} does not compile: {problem}", path.display()))
                 .command_for("push a commit in which it compiles, then", "ladylinux-refresh run", &[])

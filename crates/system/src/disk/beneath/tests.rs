@@ -50,7 +50,7 @@ fn a_tree_of_any_depth_modes_and_links_is_removed() {
         deep.push("d");
     }
     disk::make_directory(&deep, 0o755).unwrap();
-    disk::write_passing(&deep.join("file"), b"x", 0o600).unwrap();
+    disk::write_unsynced(&deep.join("file"), b"x", 0o600).unwrap();
     disk::point_link(&place.path().join("parent/tree/link"), &outside).unwrap();
     disk::make_directory(&place.path().join("parent/tree/closed/in"), 0o755).unwrap();
     disk::set_mode(&place.path().join("parent/tree/closed"), 0o500).unwrap();

@@ -56,7 +56,7 @@ pub(super) const SCRATCH: &str = "scratch";
 
 /// The work of one operation.
 #[derive(Debug)]
-pub(super) struct Job<'a> {
+pub(super) struct UvOperation<'a> {
     pub(super) setup: &'a Setup,
     pub(super) runner: Runner,
     /// A directory that is removed when the operation ends; the working directory of its programs.
@@ -64,7 +64,7 @@ pub(super) struct Job<'a> {
     until: Instant,
 }
 
-impl<'a> Job<'a> {
+impl<'a> UvOperation<'a> {
     /// Performs `work` with a scratch directory of this name.
     ///
     /// # Errors
@@ -79,9 +79,9 @@ impl<'a> Job<'a> {
         disk::remove_tree(&scratch)?;
         disk::make_directory(&setup.scratch(), 0o755)?;
         disk::make_directory(&scratch, 0o755)?;
-        let job = Self { setup, runner: runner(), scratch, until: clock::monotonic() + setup.deadline };
-        let done = work(&job);
-        let tidied = disk::remove_tree(&job.scratch);
+        let operation = Self { setup, runner: runner(), scratch, until: clock::monotonic() + setup.deadline };
+        let done = work(&operation);
+        let tidied = disk::remove_tree(&operation.scratch);
         let value = done?;
         end_with_cache(setup)?;
         tidied.map(|()| value)
@@ -199,20 +199,20 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let setup = setup(root.path());
         let (wheel, note) = (setup.cache().join("wheel"), root.path().join(UNSYNCED));
-        let fill = |job: &Job<'_>| {
-            disk::make_directory(&job.setup.cache(), 0o755)?;
+        let fill = |operation: &UvOperation<'_>| {
+            disk::make_directory(&operation.setup.cache(), 0o755)?;
             disk::write_atomic(&wheel, b"", 0o644)
         };
-        Job::within(&setup, "one", fill).unwrap();
+        UvOperation::within(&setup, "one", fill).unwrap();
         assert!(wheel.exists() && !note.exists(), "what is on the disk needs no note");
-        let failed: Outcome<()> = Job::within(&setup, "two", |_| Err(Failure::new("killed")));
+        let failed: Outcome<()> = UvOperation::within(&setup, "two", |_| Err(Failure::new("killed")));
         assert!(failed.is_err() && note.exists());
-        Job::within(&setup, "three", |_| Ok(())).unwrap();
+        UvOperation::within(&setup, "three", |_| Ok(())).unwrap();
         assert!(wheel.exists() && !note.exists(), "within one boot the cache is what was written");
         disk::write_atomic(&note, b"another boot", 0o644).unwrap();
         let killed = root.path().join(format!(".{UNSYNCED}.new-999999999"));
-        disk::write_passing(&killed, b"", 0o644).unwrap();
-        Job::within(&setup, "four", |_| Ok(())).unwrap();
+        disk::write_unsynced(&killed, b"", 0o644).unwrap();
+        UvOperation::within(&setup, "four", |_| Ok(())).unwrap();
         assert!(!killed.exists(), "what a killed process was writing is gone");
         assert!(!wheel.exists() && !note.exists());
     }

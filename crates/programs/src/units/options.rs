@@ -9,7 +9,7 @@ use crate::systemd::process_unit::Bind;
 
 /// The permissions and limits of a unit: everything that the caller decides about it.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct UnitOptions {
     /// Its role, which decides user and confinement.
     pub role: Role,
     /// The directories and files that it may write to. Missing ones are left out.
@@ -49,8 +49,8 @@ pub struct Credential {
     pub source: PathBuf,
 }
 
-impl Job {
-    /// Makes a job that may write nothing, with the deadline and a response of at most 64 MiB.
+impl UnitOptions {
+    /// Makes the options of a unit that may write nothing, with a response of at most 64 MiB.
     pub fn new(role: Role, deadline: Duration) -> Self {
         Self {
             role,
