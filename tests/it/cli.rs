@@ -202,7 +202,7 @@ fn rw_8_3_the_documented_exit_codes_are_those_of_the_program() {
         }),
         Err(Error::Bug("x".into())),
     ];
-    let number = |end: &Result<Ended, Error>| -> String {
+    let number = |end: &Result<Success, Error>| -> String {
         // The number of an exit code has no accessor; its debug text contains it.
         let shown = format!("{:?}", code(end));
         shown.chars().filter(char::is_ascii_digit).collect()
