@@ -96,8 +96,8 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert_eq!(report["service"]["state"], "running");
     assert!(report["downtime_ms"].is_u64());
     assert_eq!(host.report(), *report, "status.json holds the same");
-    let in_folder = fs::read(host.runs().pop().unwrap().join("report.json")).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&in_folder).unwrap(), *report);
+    let in_directory = fs::read(host.runs().pop().unwrap().join("report.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&in_directory).unwrap(), *report);
     look();
 
     let unchanged = run(&["run", "--if-changed"], 0, "unchanged");

@@ -11,7 +11,7 @@ use refresh_system::hint::Hint;
 
 /// How a command ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChildEnd {
+pub enum Success {
     /// The command is done, or nothing had to be done.
     Done,
     /// A check found problems.

@@ -301,7 +301,7 @@ mod tests {
         let (is_done, writes) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut file = File::check().append(true).open(&path).unwrap();
+                let mut file = File::options().append(true).open(&path).unwrap();
                 while is_done.load(Ordering::SeqCst) == 0 {
                     file.write_all(b"x").unwrap();
                     writes.fetch_add(1, Ordering::SeqCst);

@@ -24,7 +24,7 @@ impl Root {
 
     /// Writes a file of root, with the directories above it.
     pub(super) fn write(&self, path: &Path, bytes: &[u8], mode: u32) {
-        self.make_folders(path.parent().unwrap());
+        self.make_directories(path.parent().unwrap());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let mut file =
             self.file(path, flags, mode).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -32,7 +32,7 @@ impl Root {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).unwrap();
     }
 
-    fn make_folders(&self, path: &Path) {
+    fn make_directories(&self, path: &Path) {
         let mut above = PathBuf::from("/");
         for part in path.components().filter(|part| matches!(part, Component::Normal(_))) {
             let directory = self.file(&above, OFlags::RDONLY | OFlags::DIRECTORY, 0).unwrap();

@@ -179,14 +179,14 @@ mod tests {
 
     #[test]
     fn rw_7_1a_a_unit_that_uses_the_drop_in_is_accepted() {
-        let (_folder, layout, unit, facts) = world();
+        let (_directory, layout, unit, facts) = world();
         check(&layout, &unit, &facts).unwrap();
     }
 
     #[test]
     fn rw_7_1a_a_drop_in_that_is_missing_or_of_another_version_is_refused_with_the_command_that_installs_it()
     {
-        let (_folder, layout, unit, facts) = world();
+        let (_directory, layout, unit, facts) = world();
         disk::write_atomic(&layout.drop_in(&unit), b"[Unit]\n", 0o644).unwrap();
         assert!(refusal(&layout, &unit, &facts).ends_with("[ladylinux-refresh init]"));
         disk::remove_file_if_there(&layout.drop_in(&unit)).unwrap();
@@ -195,14 +195,14 @@ mod tests {
 
     #[test]
     fn rw_7_1a_a_drop_in_that_systemd_has_not_read_is_refused() {
-        let (_folder, layout, unit, mut facts) = world();
+        let (_directory, layout, unit, mut facts) = world();
         facts.drop_ins.clear();
         assert!(refusal(&layout, &unit, &facts).ends_with("[systemctl daemon-reload]"));
     }
 
     #[test]
     fn rw_7_1a_settings_that_cancel_the_drop_in_are_refused() {
-        let (_folder, layout, unit, facts) = world();
+        let (_directory, layout, unit, facts) = world();
         let without = UnitFacts { assertions: facts.assertions[1..].to_vec(), ..facts.clone() };
         assert!(refusal(&layout, &unit, &without).contains("takes the assertion"));
         let mut around = facts.clone();
