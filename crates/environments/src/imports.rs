@@ -16,13 +16,15 @@ pub(super) const OPERATION: &str = "python-try-imports";
 /// Imports modules one after the other and names the first that fails. For a program, it imports the module that the
 /// program starts. Optional modules are skipped if the environment lacks them: they may be the application's own.
 const IMPORT: &str = "\
-import importlib, importlib.metadata, importlib.util, json, sys
+import importlib, importlib.util, json, sys
 asked = json.loads(sys.argv[1])
 modules = list(asked['modules'])
-for entry in importlib.metadata.distributions():
-    for point in entry.entry_points:
-        if point.group == 'console_scripts' and point.name == asked['program']:
-            modules.append(point.value.split(':')[0].split('[')[0].strip())
+if asked['program']:
+    import importlib.metadata
+    for entry in importlib.metadata.distributions():
+        for point in entry.entry_points:
+            if point.group == 'console_scripts' and point.name == asked['program']:
+                modules.append(point.value.split(':')[0].split('[')[0].strip())
 for name in asked['where_there']:
     if importlib.util.find_spec(name.split('.')[0]) is not None:
         modules.append(name)
@@ -47,7 +49,7 @@ pub(super) struct TryImportsRequest {
 struct Imports {
     /// Required modules.
     modules: Vec<String>,
-    /// A program of the environment, whose module is required.
+    /// A program of the environment that a package installs, whose module is required.
     program: Option<String>,
     /// Modules that are tried if the environment has them.
     where_there: Vec<String>,
@@ -57,6 +59,8 @@ impl Imports {
     /// Takes the modules that the host declares, and those behind the words of the service's command.
     fn of(modules: &[String], command: &[String]) -> Self {
         let program = command.first().and_then(|program| program.strip_prefix("{venv}/bin/"));
+        // No package installs the interpreter.
+        let program = program.filter(|name| !is_interpreter(name));
         let is_module = |module: &str| {
             !module.is_empty()
                 && module.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
@@ -72,6 +76,12 @@ impl Imports {
                 .collect(),
         }
     }
+}
+
+/// Returns whether a program of an environment is its interpreter: `python`, `python3`, `python3.12`.
+fn is_interpreter(name: &str) -> bool {
+    let version = name.strip_prefix("python");
+    version.is_some_and(|version| version.chars().all(|letter| letter.is_ascii_digit() || letter == '.'))
 }
 
 impl Site<'_> {
@@ -112,6 +122,10 @@ mod tests {
         let imports = Imports::of(&["six".to_owned()], &command);
         assert_eq!(imports.program.as_deref(), Some("uvicorn"));
         assert_eq!(imports.where_there, ["api_layer", "0.0.0.0", "x"]);
-        assert_eq!(Imports::of(&[], &["/usr/bin/env".to_owned()]).program, None);
+        for other in ["/usr/bin/env", "{venv}/bin/python", "{venv}/bin/python3.12"] {
+            assert_eq!(Imports::of(&[], &[other.to_owned()]).program, None, "{other}");
+        }
+        let tool = Imports::of(&[], &["{venv}/bin/pythonic".to_owned()]);
+        assert_eq!(tool.program.as_deref(), Some("pythonic"));
     }
 }
