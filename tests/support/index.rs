@@ -186,7 +186,7 @@ fn make(directory: &std::path::Path, release: &Release) -> String {
         return file;
     }
     let made = Command::new(pool::interpreter())
-        .args(["-I", "-c", MAKE, release.name, release.version, release.tag, release.needs, release.python])
+        .args(["-IS", "-c", MAKE, release.name, release.version, release.tag, release.needs, release.python])
         .arg(directory)
         .arg(release.shared)
         .status();

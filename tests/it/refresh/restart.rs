@@ -16,11 +16,12 @@ const GOOD: &str = "deadline = \"60s\"\nsettle = \"150ms\"";
 fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again() {
     // The behavior of the service, the required answer, and the expected error.
     let dies_late = SERVER.replace(
-        "def log_message",
-        "def handle(self):\n        super().handle()\n        print('gone after one answer', flush=True)\n        \
-         os._exit(4)\n    def log_message",
+        "def serve(",
+        "answer_well = answer\ndef answer(connection):\n    answer_well(connection)\n    \
+         print('gone after one answer', flush=True)\n    os._exit(4)\ndef serve(",
     );
-    let answers_500 = SERVER.replace("send_response(200)", "send_response(500)");
+    let answers_500 = SERVER.replace("200 OK", "500 Internal Server Error");
+    assert!(dies_late != SERVER && answers_500 != SERVER);
     let cases: [(&str, &str, &str, &[&str]); 5] = [
         (
             "print('no such table', flush=True)\nraise SystemExit(3)",

@@ -10,13 +10,11 @@ use crate::tls::{Pair, expired, self_signed};
 fn server(pair: &Pair) -> String {
     let context = format!(
         "import ssl\ncontext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\ncontext.load_cert_chain({:?}, {:?})\n\
-         class Server(http.server.ThreadingHTTPServer):\n    def get_request(self):\n\
-         \x20       taken, peer = super().get_request()\n\
-         \x20       return context.wrap_socket(taken, server_side=True, do_handshake_on_connect=False), peer\n",
+         def answer(connection):\n    connection = context.wrap_socket(connection, server_side=True)\n",
         pair.certificate.display(),
         pair.key.display()
     );
-    SERVER.replace("class Server(http.server.ThreadingHTTPServer):\n", &context)
+    SERVER.replace("def answer(connection):\n", &context)
 }
 
 /// Deploys the service with another certificate while it is stopped, without a check of its certificate.

@@ -97,14 +97,14 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     let host = Host::running();
     let pipe = Hold::new(&host);
     let blocking = SERVER.replace(
-        "class Server(",
-        "import signal\ndef end(*_):\n    open(os.environ['HOLD']).read()\n    os._exit(0)\n\
-         if 'HOLD' in os.environ:\n    signal.signal(signal.SIGTERM, end)\nclass Server(",
+        "def serve(",
+        "def end(*_):\n    open(os.environ['HOLD']).read()\n    os._exit(0)\n\
+         if 'HOLD' in os.environ:\n    signal.signal(signal.SIGTERM, end)\ndef serve(",
     );
     let slow = SERVER.replace(
-        "        body =",
+        "        values =",
         "        if os.path.exists(os.environ.get('HOLD', '/nonexistent')):\n            \
-         open(os.environ['HOLD']).read()\n        body =",
+         open(os.environ['HOLD']).read()\n        values =",
     );
     assert!(blocking != SERVER && slow != SERVER);
     let env = |more: &str| {
