@@ -396,7 +396,7 @@ pub struct VerifyArgs {
     #[arg(long, conflicts_with = "presence")]
     pub no_cache: bool,
 
-    /// Look at the models below DIR too
+    /// Verify the models below DIR too
     #[arg(long, value_name = "DIR")]
     pub store: Vec<PathBuf>,
 

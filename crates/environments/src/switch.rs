@@ -68,7 +68,7 @@ impl Environments<'_> {
         let layout = self.site.layout;
         if !disk::same_device(&layout.venv(), &layout.environments())? {
             return Err(Failure::new(format!(
-                "{} and {} lie on different file systems, so the directory cannot be kept as a generation",
+                "{} and {} lie on different file systems, so the directory cannot be kept as an environment",
                 layout.venv().display(),
                 layout.environments().display()
             ))

@@ -39,7 +39,7 @@ pub(super) fn summary_of(verdicts: &[Verdict], depth: Depth) -> ModelsSummary {
     };
     ModelsSummary {
         how: if depth == Depth::Presence { "presence" } else { "full" }.to_owned(),
-        looked_at: verdicts.len(),
+        verdicts: verdicts.len(),
         verified: are(&Finding::Verified),
         present: are(&Finding::Present),
         notes: of(Severity::Note).count(),

@@ -363,7 +363,7 @@ fn check_pattern(key: &str, pattern: &str) -> Outcome<()> {
 fn check_store(layout: &Layout, store: &Path) -> Outcome<()> {
     let refused = |why: &str| {
         Err(Failure::new(format!("`store` is {}: {why}", store.display()))
-            .hint("name a directory of its own on the file system of /opt/ladylinux: store = \"/srv/ladylinux-refresh\""))
+            .hint("name a separate directory on the file system of /opt/ladylinux: store = \"/srv/ladylinux-refresh\""))
     };
     let is_plain = store.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !store.is_absolute() || !is_plain {

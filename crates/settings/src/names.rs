@@ -221,7 +221,7 @@ impl GenerationName {
         if right {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Failure::new(format!("{text:?} is not the name of a generation")))
+            Err(Failure::new(format!("{text:?} is not the name of an environment")))
         }
     }
 }

@@ -77,7 +77,8 @@ pub enum ChangeKind {
     /// No known commit tracks the file.
     Untracked,
     /// A directory in which no known commit tracks a file.
-    #[serde(rename = "untracked_folder")]
+    // The name in the files of 0.1.
+    #[serde(alias = "untracked_folder")]
     UntrackedDirectory,
     /// A change that is only in the index of the tree's own repository.
     Staged,

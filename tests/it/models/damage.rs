@@ -94,7 +94,7 @@ fn rw_6_2c_every_bad_manifest_is_a_verdict() {
         "a link out of app/ was followed: {report:#}"
     );
     fs::remove_file(&manifest).unwrap();
-    assert_eq!(machine.verify(&[], 0)["summary"]["looked_at"], 0);
+    assert_eq!(machine.verify(&[], 0)["summary"]["verdicts"], 0);
 
     machine.put("good", b"good");
     let entry = |id: &str, path: &str, name: &str| json!({ "id": id, "local_path": path, "filename": name });

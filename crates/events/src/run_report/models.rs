@@ -10,7 +10,9 @@ pub struct ModelsSummary {
     /// `presence` or `full`.
     pub how: String,
     /// How many verdicts there are.
-    pub looked_at: usize,
+    // The name in the reports of 0.1.
+    #[serde(alias = "looked_at")]
+    pub verdicts: usize,
     /// How many files have the expected digest.
     pub verified: usize,
     /// How many files exist without a comparison of their digest.
@@ -28,7 +30,7 @@ pub struct ModelsSummary {
 impl ModelsSummary {
     /// Returns the numbers as a sentence.
     pub fn in_words(&self) -> String {
-        if self.looked_at == 0 {
+        if self.verdicts == 0 {
             return "no models, and none is expected".to_owned();
         }
         let mut sentence = format!("{} verified", self.verified);

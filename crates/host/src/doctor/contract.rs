@@ -72,7 +72,7 @@ pub(super) fn service_user(examined: &Examined) -> Findings {
     if Owner::named(SERVICE_USER)?.is_none() {
         return Ok(vec![DoctorFinding::problem(
             format!("the user {SERVICE_USER} does not exist"),
-            "the application needs a user of its own, so that it does not run as root",
+            "the application needs its own user, so that it does not run as root",
             if examined.is_installed() {
                 format!("useradd --system --user-group --shell /usr/sbin/nologin {SERVICE_USER}")
             } else {

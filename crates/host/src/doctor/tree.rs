@@ -22,7 +22,7 @@ pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
         return Ok(found);
     }
     Ok(vec![DoctorFinding::problem(
-        format!("{} has no repository of its own any more", on.layout.app().display()),
+        format!("{} no longer has its own repository", on.layout.app().display()),
         "git does not work there; the next run makes another repository and keeps local changes in the stash",
         on.as_typed("ladylinux-refresh run"),
     )])

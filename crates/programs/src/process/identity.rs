@@ -231,10 +231,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the test needs a process with arguments of its own choice"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the test needs a process with chosen arguments")]
     fn the_command_line_of_a_foreign_process_is_one_line_without_control_characters() {
         let mut child = std::process::Command::new("/bin/sh")
             .args(["-c", "read line", "x\n  next       reboot\u{1b}[2J"])

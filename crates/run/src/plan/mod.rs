@@ -155,7 +155,7 @@ fn action(
                     format!("keep {ready}")
                 }
                 (Some(ready), BuildOutcome::Reused) => format!("switch venv to {ready}"),
-                _ => "build a generation and switch venv to it".to_owned(),
+                _ => "build an environment and switch venv to it".to_owned(),
             };
             (what, incoming.reason.clone())
         }

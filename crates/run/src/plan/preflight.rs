@@ -177,7 +177,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
                 app.display()
             ))
             .hint(format!(
-                "move it out of {}, or make {} a clone of its own",
+                "move it out of {}, or make {} a separate clone",
                 app.display(),
                 layout.app().display()
             )));

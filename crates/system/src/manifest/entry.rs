@@ -13,7 +13,8 @@ pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
-    #[serde(rename = "folder")]
+    // The name in the files of 0.1.
+    #[serde(alias = "folder")]
     Directory,
     /// A symbolic link and its text.
     Link(#[serde(with = "plain")] PathBuf),

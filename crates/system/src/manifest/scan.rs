@@ -300,7 +300,7 @@ fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "the tests lay out directories to look at")]
+#[expect(clippy::disallowed_methods, reason = "the tests create the directories")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
