@@ -39,6 +39,7 @@ mod commands_page;
 mod config;
 mod conformance;
 mod doctor;
+mod doctor_notes;
 mod documents;
 mod environment_build;
 mod environment_contamination;

@@ -13,6 +13,9 @@ use super::{DoctorFinding, Examined, Findings, blemish, cleaning, edit, quoted_a
 const LARGEST: u64 = 1 << 20;
 /// The largest number of scripts that are read.
 const MOST: usize = 300;
+/// The words by which a Python file starts programs.
+const STARTERS: [&str; 5] =
+    ["subprocess", "os.system", "os.popen", "create_subprocess_exec", "create_subprocess_shell"];
 
 /// Checks that scripts and unit files contain nothing that the kernel, a shell or systemd misreads.
 pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {
@@ -72,6 +75,15 @@ pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
         files.extend(on.mirror.files_with(&commit, word)?);
     }
     files.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A word alone is no call: applications have a "sudo mode" of their own.
+    let mut starters: Vec<PathBuf> = Vec::new();
+    for call in STARTERS {
+        starters.extend(on.mirror.files_with(&commit, call)?);
+    }
+    files.retain(|path| starters.contains(path));
     files.sort();
     files.dedup();
     let Some(first) = files.first() else { return Ok(Vec::new()) };
