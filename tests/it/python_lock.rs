@@ -132,6 +132,14 @@ fn a_hash_on_some_requirements_is_enforced_with_any_strong_algorithm() {
         let error = world.ensure(&wrong, "run-2").unwrap_err().chain().join(": ");
         assert!(error.contains("does not match its hash"), "{error}");
     }
+    // A hash in a file of constraints is one too.
+    let limits = |hash: &str| format!("alpha==1.0 --hash=sha512:{hash}\n");
+    for (hash, fits) in [(sha512(&index, "alpha==1.0"), true), ("0".repeat(128), false)] {
+        let limits = limits(&hash);
+        let files = [("requirements.txt", "-c limits.txt\nalpha\n"), ("limits.txt", limits.as_str())];
+        let built = world.ensure_with(&files, Strategy::WhenChanged, "run-3");
+        assert_eq!(built.is_ok(), fits, "{hash}");
+    }
 }
 
 #[test]

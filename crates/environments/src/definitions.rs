@@ -108,6 +108,14 @@ impl Definitions {
         found
     }
 
+    /// Returns the lines of constraints that name packages.
+    pub(super) fn constraint_lines(&self) -> Vec<(&Path, &Line)> {
+        let required = self.package_lines();
+        let all = self.files.iter().flat_map(|(path, lines)| lines.iter().map(|line| (path.as_path(), line)));
+        let named = all.filter(|(_, line)| matches!(line.meaning, LineKind::Package(_)));
+        named.filter(|(path, _)| !required.iter().any(|(known, _)| known == path)).collect()
+    }
+
     /// Adds a note with the files that do not count because of the application's lock.
     pub(super) fn note_ignored_files(&mut self, locks: &[PathBuf]) {
         let Some(lock) = self.own_lock.as_ref().filter(|lock| lock.content().is_some()) else { return };

@@ -303,7 +303,7 @@ impl Locking<'_> {
         disk::remove_tree(&directory)?;
         disk::make_directory(&directory, 0o755)?;
         let files = self.definitions.write_below(&directory)?;
-        let hashes = author_hashes(self.definitions);
+        let hashes = author_hashes(self.definitions)?;
         let form = if hashes.is_empty() { Form::Pylock } else { Form::Requirements };
         let nothing = || Resolution { document: String::new(), yanked: Vec::new(), from_cache: false };
         let found = if files.is_empty() { nothing() } else { self.compile(&files, form, way)? };
