@@ -59,7 +59,7 @@ enum Outcome {
 /// A kind of unit: its name, the lines of its drop-in, and the result of a run with it.
 type Case = (&'static str, &'static str, Outcome);
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 23] = [
     ("simple", "[Service]\nType=simple\n", Outcome::Refreshed),
     ("exec", "[Service]\nType=exec\n", Outcome::Refreshed),
     ("notify", "[Service]\nType=notify\n", Outcome::Refreshed),
@@ -104,6 +104,9 @@ const CASES: [Case; 21] = [
     ("no manual stop", "[Unit]\nRefuseManualStop=yes\n", Outcome::Refused("RefuseManualStop")),
     ("dynamic user", "[Service]\nDynamicUser=yes\n", Outcome::Refreshed),
     ("private network", "[Service]\nPrivateNetwork=yes\n", Outcome::Refused("PrivateNetwork")),
+    ("slow end of the start", "[Service]\nExecStartPost=/bin/sleep 3\n", Outcome::Refreshed),
+    // The last one: a unit that fails would end the machine.
+    ("failure action", "[Unit]\nFailureAction=exit\n", Outcome::Refused("FailureAction=exit")),
 ];
 
 pub(crate) fn set_up(machine: &Machine) {
@@ -405,7 +408,13 @@ fn rw_7_1b_a_new_service_beyond_the_memory_limit_of_its_unit_is_named_and_a_roll
 
 /// Files that the unit of a running service names and that are removed meanwhile. Each case has the lines, the command
 /// that creates the file, the command that removes it, and the texts of the refusal.
-const GONE: [(&str, &str, &str, &str); 9] = [
+const GONE: [(&str, &str, &str, &str); 10] = [
+    (
+        "[Service]\nStandardOutput=append:/srv/more/api.log",
+        "mkdir /srv/more",
+        "rm -r /srv/more",
+        "StandardOutput= of it",
+    ),
     ("[Service]\nEnvironmentFile=/srv/more", "touch /srv/more", "rm /srv/more", "EnvironmentFile= of it"),
     (
         "[Service]\nSupplementaryGroups=more",

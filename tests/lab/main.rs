@@ -38,4 +38,5 @@ mod socket_host;
 mod socket_kills;
 mod socket_load;
 mod survive;
+mod tied_units;
 mod units;

@@ -106,6 +106,8 @@ pub struct UnitFacts {
     pub refuses_stop: bool,
     /// `SuccessAction=`: what systemd does to the machine after each stop; `none` mostly.
     pub success_action: String,
+    /// `FailureAction=`: the same after each failure.
+    pub failure_action: String,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; if one did not, systemd skipped the start silently.
@@ -402,6 +404,7 @@ impl Properties {
             refuses_start: self.value("RefuseManualStart").unwrap_or_default(),
             refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
             success_action: self.text("SuccessAction"),
+            failure_action: self.text("FailureAction"),
             assertions: self.assertions(),
             conditions_held: self.value("ConditionResult").unwrap_or_default(),
             assertions_held: self.value("AssertResult").unwrap_or_default(),

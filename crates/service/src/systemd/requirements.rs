@@ -32,18 +32,22 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     Ok(())
 }
 
-/// Checks that a stop of a unit does not affect the machine.
+/// Checks that neither a stop of a unit nor a start that fails affects the machine.
 ///
 /// # Errors
 /// For instance, systemd reboots or powers off after the stop.
 pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
-    match facts.success_action.as_str() {
-        "" | "none" => Ok(()),
-        action => Err(Failure::new(format!(
-            "{unit} has SuccessAction={action}, so a stop of it has that effect on the machine"
-        ))
-        .command_for("remove SuccessAction= with", "systemctl edit --full", &[&unit])),
+    for (key, action, event) in [
+        ("SuccessAction", &facts.success_action, "a stop of it"),
+        ("FailureAction", &facts.failure_action, "a version that does not start"),
+    ] {
+        if !matches!(action.as_str(), "" | "none") {
+            let what = format!("{unit} has {key}={action}, so {event} has that effect on the machine");
+            let purpose = format!("remove {key}= with");
+            return Err(Failure::new(what).command_for(&purpose, "systemctl edit --full", &[&unit]));
+        }
     }
+    Ok(())
 }
 
 /// Checks that a start of `unit` would not wait for another unit: the service would be down during the wait. The run
