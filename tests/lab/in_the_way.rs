@@ -2,22 +2,11 @@
 
 use crate::lab;
 
-use lab::{Lab, Machine, until};
+use lab::{Lab, Machine, SERVER, until};
 
 const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux\n\
     WorkingDirectory=/opt/ladylinux/app\nExecStart=/usr/bin/python3 server.py\n\
     [Install]\nWantedBy=multi-user.target\n";
-
-/// Answers with the version.
-const SERVER: &str = "import http.server, pathlib\n\
-    class Handler(http.server.BaseHTTPRequestHandler):\n\
-    \x20   def do_GET(self):\n\
-    \x20       body = pathlib.Path('version.txt').read_bytes()\n\
-    \x20       self.send_response(200)\n\
-    \x20       self.send_header('Content-Length', str(len(body)))\n\
-    \x20       self.end_headers()\n\
-    \x20       self.wfile.write(body)\n\
-    http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
 
 /// Removes files of the tree again and again.
 const REMOVER: &str = "import os\n\

@@ -8,21 +8,8 @@ use crate::lab;
 
 use std::process::Child;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, UNIT, signal, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, SERVER, UNIT, signal, until};
 use rustix::process::Signal;
-
-/// A service that needs only Python, answers with its version, and follows the instructions in a file.
-const SERVER: &str = "import http.server, pathlib\n\
-    class Handler(http.server.BaseHTTPRequestHandler):\n\
-    \x20   def do_GET(self):\n\
-    \x20       body = pathlib.Path('version.txt').read_bytes()\n\
-    \x20       self.send_response(200)\n\
-    \x20       self.send_header('Content-Length', str(len(body)))\n\
-    \x20       self.end_headers()\n\
-    \x20       self.wfile.write(body)\n\
-    \x20   def log_message(self, *arguments):\n\
-    \x20       pass\n\
-    http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
 
 /// Records that it runs, and waits as long as it is held.
 const HOOK: &str = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\

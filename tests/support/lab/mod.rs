@@ -36,7 +36,7 @@ pub use machine::{Builder, Groups, Machine, signal};
 pub use network::Network;
 pub use ran::Ran;
 pub use server::{How, Server};
-pub use small_host::UNIT;
+pub use small_host::{SERVER, UNIT};
 
 /// The base of all machines.
 #[derive(Debug, Clone)]
