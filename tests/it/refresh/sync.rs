@@ -317,7 +317,7 @@ fn rw_5_2a_a_large_file_of_the_commit_and_one_that_was_changed_are_moved_and_not
     assert!(made < stop.parse().unwrap(), "made at {made}, after the stop at {stop}");
 
     // Changed manually, and sparse.
-    fs::File::options().write(true).open(&large).unwrap().set_len(48 << 20).unwrap();
+    fs::File::options().write(true).open(&large).unwrap().set_len(300 << 20).unwrap();
     let inode = large.metadata().unwrap().ino();
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0).prints("large.bin");
