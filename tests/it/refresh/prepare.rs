@@ -96,8 +96,9 @@ fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() 
 #[test]
 fn rw_5_4_a_hook_that_floods_its_output_is_kept_within_bounds() {
     let host = Host::running();
-    let flood = "yes a line that comes again and again | head -c 40000000; echo the last line";
-    host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", flood], ""))]);
+    let line = "a line that comes again and again ".repeat(8);
+    let flood = format!("yes {line} | head -c 40000000; echo the last line");
+    host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", &flood], ""))]);
     let ran = host.tool(["run"]).expect(0).prints("the rest is left out");
     let log = host.runs().last().unwrap().join("log").metadata().unwrap().len();
     assert!(log < 20_000_000, "the log has {log} bytes");
