@@ -47,10 +47,11 @@ pub(super) fn find(
             why: None,
         }));
     }
-    // The deployed commit is already deployed: a run only repairs the rest of the installation.
+    // The deployed commit is already deployed: a run only repairs the rest of the installation. But a person may have
+    // returned to another environment of the same commit.
     let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == tip);
     if is_deployed && observed.fence.is_none() {
-        return Ok(None);
+        held.retain(|held| held.by == HeldBy::Rollback && held.commit == tip);
     }
     for held in held.into_iter().rev() {
         if applies(on, &held, &tip)? {

@@ -163,7 +163,8 @@ fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
 }
 
 /// Records that a pair has passed its health check. After a run no commit of its branch is held back any longer; after
-/// a rollback the commit that it returned to is not.
+/// a rollback the commit that it returned to is not, unless the rollback itself holds it back: it has left another
+/// environment of the same commit.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -171,7 +172,11 @@ pub fn set_deployed(layout: &Layout, deployed: &Deployment, is_rollback: bool) -
     change(layout, |status| {
         status.deployed = Some(deployed.clone());
         let is_over = |held: &HeldBack| {
-            held.commit == deployed.commit || !is_rollback && held.branch == deployed.branch
+            if is_rollback {
+                held.commit == deployed.commit && held.run.as_ref() != Some(&deployed.run)
+            } else {
+                held.commit == deployed.commit || held.branch == deployed.branch
+            }
         };
         status.held_back.retain(|held| !is_over(held));
     })

@@ -73,6 +73,27 @@ fn a_version_that_a_person_rolled_back_is_deployed_by_no_timer_and_no_request_un
 }
 
 #[test]
+fn a_rollback_to_another_environment_of_the_same_commit_holds_that_commit_back_until_run_is_typed() {
+    let host = Host::running();
+    let commit = host.push(&[("other.txt", "six==1.17.0\n")]);
+    host.tool(["run"]).expect(0);
+    host.configure_python("definitions = [\"other.txt\"]");
+    let environment = || fs::read_link(host.layout.venv()).unwrap();
+    let first = environment();
+    host.tool(["run"]).expect(0);
+    let second = environment();
+    assert_ne!(first, second);
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(environment(), first);
+
+    let held = held_back(&host);
+    assert_eq!((&held["commit"], &held["by"]), (&json!(commit), &json!("rollback")));
+    assert_eq!(environment(), first);
+    host.tool(["run"]).expect(0);
+    assert_eq!((environment(), status(&host)["held_back"].clone()), (second, json!([])));
+}
+
+#[test]
 fn a_newer_commit_ends_the_hold_and_one_that_the_rollback_withdrew_as_well_does_not() {
     let host = Host::running();
     let middle = host.push(&[("version.txt", "two\n")]);

@@ -74,9 +74,7 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
 /// fails, a person has decided against that commit.
 fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
     let Target::Earlier(pair) = &account.target else { return Ok(()) };
-    let Some(commit) = account.report.commit_before.clone().filter(|commit| *commit != pair.commit) else {
-        return Ok(());
-    };
+    let Some(commit) = account.report.commit_before.clone() else { return Ok(()) };
     let deployed = status_file::read(&on.layout).deployed.filter(|deployed| deployed.commit == commit);
     let held = HeldBack {
         branch: deployed.map_or_else(|| pair.branch.clone(), |deployed| deployed.branch),
