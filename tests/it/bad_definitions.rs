@@ -24,6 +24,7 @@ fn releases() -> Vec<Release> {
         Release { year: 2025, ..release("six", "1.17.0") },
         Release { needs: "six<1.17", ..release("strict", "1.0") },
         Release { yanked: true, ..release("withdrawn", "1.0") },
+        release("also", "1.0"),
         Release { python: ">=3.99", ..release("future", "1.0") },
         Release { tag: "py3-none-win_amd64", ..release("foreign", "1.0") },
         Release { tag: "sdist", ..release("raw", "1.0") },
@@ -48,7 +49,7 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
     let index = Index::new(&releases());
     let zeros = "0".repeat(64);
     let wrong_hash = format!("six==1.17.0 --hash=sha256:{zeros}\n");
-    let cases: [(&str, &str, [&str; 2]); 13] = [
+    let cases: [(&str, &str, [&str; 2]); 14] = [
         ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
         ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
         ("does not match its hash", &wrong_hash, ["does not match its hash", "six"]),
@@ -56,6 +57,11 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
         ("is for another Python", "future==1.0\n", ["", "future"]),
         ("is source only", "raw==1.0\n", ["", "raw"]),
         ("was withdrawn", "withdrawn==1.0\n", ["withdrawn (yanked)", "withdrawn 1.0"]),
+        (
+            "wants an unknown extra",
+            "six==1.16.0\nalso[No_Such]\n",
+            ["line 2", "also has no extra \"no-such\""],
+        ),
         ("leaves the tree", "-r ../other.txt\n", ["requirements.txt, line 1", "outside of the tree"]),
         ("runs in a circle", "-r requirements.txt\n", ["in a circle", "requirements.txt"]),
         ("is not in the index", "nosuch\n", ["no version of a package fits", "nosuch"]),

@@ -198,6 +198,18 @@ pub(super) fn lacks_network(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
+/// Finds the extras that packages were required with and do not have, as name of the package and name of the extra. uv
+/// prints both in their normal form.
+pub(super) fn parse_unknown_extras(text: &str) -> Vec<(String, String)> {
+    let extra = |line: &str| {
+        let rest = line.strip_prefix("warning: The package `")?;
+        let (release, rest) = rest.split_once("` does not have an extra named `")?;
+        let (name, _) = release.split_once("==")?;
+        Some((name.to_owned(), rest.strip_suffix('`')?.to_owned()))
+    };
+    text.lines().filter_map(extra).collect()
+}
+
 /// Finds the releases that uv uses although their authors have withdrawn them, as `name version`.
 pub(super) fn parse_yanked(text: &str) -> Vec<String> {
     let release = |line: &str| {
@@ -275,10 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_was_withdrawn_or_built_is_found_in_the_output_of_uv() {
+    fn a_release_that_was_withdrawn_or_built_and_an_unknown_extra_are_found_in_the_output_of_uv() {
         let text = "Resolved 1 package in 92ms\nwarning: `attrs==21.1.0` is yanked (reason: \"x\")\n   Built six==1.0\n";
         assert_eq!(parse_yanked(text), ["attrs 21.1.0"]);
         assert_eq!(parse_built(text), ["six 1.0"]);
+        let text = "Resolved 1 package in 9ms\nwarning: The package `idna==3.20` does not have an extra named `no-such`\n";
+        assert_eq!(parse_unknown_extras(text), [("idna".to_owned(), "no-such".to_owned())]);
         assert!(parse_yanked("Resolved 1 package\n").is_empty() && parse_built("Prepared 1\n").is_empty());
     }
 

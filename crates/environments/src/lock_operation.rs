@@ -65,10 +65,13 @@ struct Locking<'a> {
 }
 
 /// The result of uv.
+#[derive(Default)]
 struct Resolution {
     document: String,
     /// Releases in it that were withdrawn by their authors.
     yanked: Vec<String>,
+    /// Packages and the extras that they do not have.
+    unknown_extras: Vec<(String, String)>,
     /// Whether the index was unreachable.
     from_cache: bool,
 }
@@ -305,9 +308,9 @@ impl Locking<'_> {
         let files = self.definitions.write_below(&directory)?;
         let hashes = author_hashes(self.definitions)?;
         let form = if hashes.is_empty() { Form::Pylock } else { Form::Requirements };
-        let nothing = || Resolution { document: String::new(), yanked: Vec::new(), from_cache: false };
-        let found = if files.is_empty() { nothing() } else { self.compile(&files, form, way)? };
+        let found = if files.is_empty() { Resolution::default() } else { self.compile(&files, form, way)? };
         refuse_withdrawn(&found.yanked)?;
+        refuse_unknown_extras(self.definitions, &found.unknown_extras)?;
         let doubt = if found.from_cache { Some(FROM_CACHE.to_owned()) } else { way.not_reproducible.clone() };
         let origin = Origin::Resolved {
             by: uv::identity(),
@@ -400,8 +403,12 @@ impl Locking<'_> {
         // The failure is short; the log of the run has the full text.
         text.lines().for_each(|line| self.operation.runner.events().output("uv", line));
         if finished.succeeded() {
-            let yanked = install_error::parse_yanked(&text);
-            return Ok(Resolution { document: finished.text(), yanked, from_cache: false });
+            return Ok(Resolution {
+                document: finished.text(),
+                yanked: install_error::parse_yanked(&text),
+                unknown_extras: install_error::parse_unknown_extras(&text),
+                from_cache: false,
+            });
         }
         Err(Unresolved {
             kind: matches!(finished.ended, ChildEnd::Exited(_)).then(|| install_error::parse_kind(&text)),
@@ -455,6 +462,22 @@ fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
     let what = yanked.join(", ");
     Err(Failure::new(format!("the definition pins what its authors have withdrawn (yanked): {what}"))
         .hint("pin another version in the requirements"))
+}
+
+/// Refuses a requirement with an extra that its package does not have: uv installs the package without it, with a
+/// warning. A package that requires another one in that way is the business of its authors.
+fn refuse_unknown_extras(definitions: &Definitions, unknown: &[(String, String)]) -> Outcome<()> {
+    for required in definitions.requirements() {
+        let extras = required.package.extras();
+        let is_required =
+            |(name, extra): &&(String, String)| *name == required.package.name && extras.contains(extra);
+        if let Some((name, extra)) = unknown.iter().find(is_required) {
+            let (file, line) = (required.file.display(), required.line);
+            return Err(Failure::new(format!("{file}, line {line}: {name} has no extra {extra:?}"))
+                .hint("remove the extra from the requirement, or require a release that has it"));
+        }
+    }
+    Ok(())
 }
 
 /// Returns why a definition resolves only without a cutoff.

@@ -65,6 +65,15 @@ pub struct Requirement {
     pub specification: String,
 }
 
+impl Requirement {
+    /// Returns the extras of the package that are required, in their normal form (PEP 685).
+    pub(crate) fn extras(&self) -> Vec<String> {
+        let list = self.specification.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let names = list.map(|(list, _)| list.split(',')).into_iter().flatten();
+        names.map(|name| normal_name(name.trim())).filter(|name| !name.is_empty()).collect()
+    }
+}
+
 /// Reads a file; `shown` is its name in messages.
 ///
 /// # Errors
