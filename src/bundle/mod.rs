@@ -110,7 +110,7 @@ impl Bundle {
             return Err(Failure::new(context()).because(failure).hint(CREATE));
         }
         let bytes = disk::read_at_most(&from.join(archive::LOCK), archive::LARGEST_LOCK)?;
-        let lock = bytes.ok_or_else(|| Failure::new("the lock of the bundle is gone"))?;
+        let lock = bytes.ok_or_else(|| Failure::new("the bundle has no lock"))?;
         on.environments().take_in(wanted, &lock, &from.join(archive::CACHE)).context(context)?;
         checkpoint::reach("bundle:stocked");
         Ok(())

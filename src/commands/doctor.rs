@@ -113,7 +113,7 @@ mod tests {
             stores: vec![],
         };
         let expected = "\
-work tree
+working tree
   problem  first line\\u{1b}[2J [origin]
   why      it matters
   try      do this

@@ -68,8 +68,9 @@ pub(super) fn stopped(on: &Installation, is_fenced: bool) -> Option<jiff::Timest
     if is_fenced || status_file::read(&on.layout).deployed.is_none() {
         return None;
     }
+    let since = on.service.asked_to_stop().ok().flatten()?;
     let is_unfenced = history::unfenced(&on.layout).map_or(true, |report| report.is_some());
-    on.service.asked_to_stop().ok().flatten().filter(|_| !is_unfenced)
+    (!is_unfenced).then_some(since)
 }
 
 /// Returns the commit that the halted run behind the fence holds back, from its events in memory: on a full or

@@ -211,7 +211,9 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
 /// that service has not passed its health check.
 fn keep_down(on: &Installation) -> Outcome<()> {
     if on.is_fenced() && !on.service.is_all_down()? {
-        on.runner.events().warn("the service was running behind the fence, unproved; it is stopped");
+        on.runner
+            .events()
+            .warn("the service was running behind the fence without a passed health check; it is stopped");
         interrupt::shielded(|| on.service.stop())?;
     }
     Ok(())

@@ -88,7 +88,7 @@ fn start_process(
         if is_inside(&settings.service.unit) {
             let unit = unit_of(run);
             screen::print_to_stderr(&format!(
-                "this was started from inside the service, which a refresh stops; it goes on outside of it, in {unit}"
+                "this was started from inside the service, which a refresh stops; it continues outside of it, in {unit}"
             ));
         }
         Some(start.in_unit().map_err(|why| start_failure(layout, run, why))?)

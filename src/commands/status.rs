@@ -57,7 +57,7 @@ struct Status {
     /// The run that halted, and whose fence a person has removed.
     unfenced: Option<RunId>,
     #[serde(skip)]
-    unproved: Option<Report>,
+    unfenced_report: Option<Report>,
     /// The command that brings the fenced service back.
     #[serde(skip)]
     way_out: Option<String>,
@@ -94,7 +94,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     // Only the owner can inspect the lock; all users can see the process.
     let running_now = holder.or_else(|| file.running_now());
     // A caller who cannot list the runs gets the rest.
-    let unproved = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
+    let unfenced_report = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
     let probe = on.probe()?;
     let service = on.service_report(Some(probe.url.clone()));
     Ok(Status {
@@ -116,8 +116,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
         service,
         fence: observed.fence.as_ref().map(fence_in_words),
         way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
-        unfenced: unproved.as_ref().map(|report| report.run.clone()),
-        unproved,
+        unfenced: unfenced_report.as_ref().map(|report| report.run.clone()),
+        unfenced_report,
         standing_fence: observed.fence.clone(),
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
@@ -243,11 +243,11 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
             || status.lost_interpreter.is_some();
         is_new.then(|| on.as_typed("ladylinux-refresh run"))
     };
-    let unproved = status.unproved.as_ref().and_then(|report| report.error.as_ref());
+    let unfenced_report = status.unfenced_report.as_ref().and_then(|report| report.error.as_ref());
     status
         .way_out
         .clone()
-        .or_else(|| unproved.map(|error| error.next.clone()))
+        .or_else(|| unfenced_report.map(|error| error.next.clone()))
         .or_else(|| killed(status).map(|_| on.as_typed("ladylinux-refresh run")))
         .or_else(stopped)
         .or_else(first)
@@ -315,7 +315,7 @@ fn fence(status: &Status, facts: &mut Facts) {
 
 /// Adds that a person has removed the fence of a failed run, and the possible next step.
 fn unfenced(on: &Installation, status: &Status, facts: &mut Facts) {
-    let Some(report) = &status.unproved else { return };
+    let Some(report) = &status.unfenced_report else { return };
     let part = report.error.as_ref().map(|error| format!(" at {}", error.phase)).unwrap_or_default();
     facts.add("unfenced", &paint(Tone::Warning, &format!("run {} failed{part}", report.run)));
     facts.add("", "the fence was removed; the version in app/ has not passed a health check");

@@ -136,7 +136,7 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
             report.error.iter().flat_map(|error| error_lines(error, &state(report), width)).collect()
         }
         exit::Error::Detached { run, next, .. } => {
-            vec![format!("run {run} goes on; follow it with: {}", typed(next))]
+            vec![format!("run {run} continues; follow it with: {}", typed(next))]
         }
         _ => {
             let is_refused = matches!(error, exit::Error::Refused(_));

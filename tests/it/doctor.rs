@@ -143,13 +143,13 @@ fn leftovers_of_people_and_crashes_in_the_tree_are_found_and_repaired() {
 
     fs::create_dir(host.layout.home().join(".git")).unwrap();
     let finding = only(&host, &["protected-paths"]);
-    assert!(finding["what"].as_str().unwrap().contains("work tree itself"));
+    assert!(finding["what"].as_str().unwrap().contains("working tree itself"));
     fs::remove_dir(host.layout.home().join(".git")).unwrap();
     fs::rename(host.layout.models(), host.beside("models")).unwrap();
     fs::create_dir(app.join("models")).unwrap();
     symlink(app.join("models"), host.layout.models()).unwrap();
     let finding = only(&host, &["protected-paths"]);
-    assert!(finding["what"].as_str().unwrap().contains("lies inside the work tree"));
+    assert!(finding["what"].as_str().unwrap().contains("lies inside the working tree"));
     fs::remove_file(host.layout.models()).unwrap();
     fs::rename(host.beside("models"), host.layout.models()).unwrap();
 
@@ -264,7 +264,10 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
     let finding = only(&host, &["environment", "contamination"]);
     assert!(finding["what"].as_str().unwrap().contains("it leads to nothing instead of /"), "{finding:#}");
     let report: Value = serde_json::from_str(&host.tool(["plan", "--json"]).expect(0).out).unwrap();
-    assert_eq!(report["environment"]["reason"], "the interpreter of the environment is gone", "{report:#}");
+    assert_eq!(
+        report["environment"]["reason"], "the interpreter of the environment does not exist",
+        "{report:#}"
+    );
     repair(&host, &finding);
     only(&host, &[]);
 

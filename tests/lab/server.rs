@@ -59,5 +59,5 @@ fn an_answer_can_be_held_in_the_middle() {
     assert!(clone.try_wait().unwrap().is_none());
     server.release();
     assert!(clone.wait().unwrap().success());
-    until("the work tree", || machine.read("/root/a/api_layer.py"));
+    until("the working tree", || machine.read("/root/a/api_layer.py"));
 }

@@ -310,7 +310,7 @@ pub(crate) fn a_service_is_identified_by_its_invocation_even_if_it_has_emptied_i
         manager.start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", message(&failure)));
     fact(&*bench, "ready");
     assert_eq!(started.main.variable("PATH"), None, "the environment is empty now");
-    health::prove_new(&*manager, &started, not_before)
+    health::check_new(&*manager, &started, not_before)
         .unwrap_or_else(|failure| panic!("{}", message(&failure)));
     let holders = port::holders(bench.port()).unwrap();
     assert_eq!(holders.iter().map(|holder| holder.process).collect::<Vec<_>>(), [Some(started.main)]);
@@ -319,13 +319,13 @@ pub(crate) fn a_service_is_identified_by_its_invocation_even_if_it_has_emptied_i
 
     // A process that began before this start, one of another invocation, and an unrelated one are not the new service.
     let why = |failure: Failure| message(&failure);
-    let too_old = why(health::prove_new(&*manager, &started, started.main.started + 1).unwrap_err());
+    let too_old = why(health::check_new(&*manager, &started, started.main.started + 1).unwrap_err());
     assert!(too_old.contains("before this refresh"), "{too_old}");
     let other = Started { invocation: "another".to_owned(), ..started.clone() };
-    let other = why(health::prove_new(&*manager, &other, not_before).unwrap_err());
+    let other = why(health::check_new(&*manager, &other, not_before).unwrap_err());
     assert!(other.contains("instead of another"), "{other}");
-    let stranger = why(health::prove_part(&*manager, ProcessId::own(), 0).unwrap_err());
+    let stranger = why(health::check_part(&*manager, ProcessId::own(), 0).unwrap_err());
     assert!(stranger.contains("does not belong"), "{stranger}");
     manager.stop().unwrap();
-    assert!(health::prove_new(&*manager, &started, not_before).is_err());
+    assert!(health::check_new(&*manager, &started, not_before).is_err());
 }

@@ -70,7 +70,7 @@ impl Environments<'_> {
     ) -> Outcome<Ensured> {
         let record = Record::read(self.site.layout, name)?;
         let is_changed = record.as_ref().is_some_and(|record| !record.is_good());
-        let why = if is_changed { "was changed manually" } else { "is gone, or its interpreter is" };
+        let why = if is_changed { "was changed manually" } else { "or its interpreter does not exist" };
         let lock = match &record {
             Some(record) => self.lock_in(record)?,
             // The generation was pruned, and its record with it. Its definition gives the same result, unless it may

@@ -161,6 +161,10 @@ impl Definitions {
             }
             put(b"");
         }
+        // A lock of an earlier version does not enforce them.
+        if self.constraint_lines().iter().any(|(_, line)| !requirements::hashes_of(&line.text).is_empty()) {
+            put(b"hashes of constraints");
+        }
         // Only if there is one: without it, the normal form is the same as before this setting existed.
         if !self.also.is_empty() {
             put(b"also");

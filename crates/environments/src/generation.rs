@@ -169,7 +169,7 @@ impl<'a> Environments<'a> {
     /// The records cannot be read.
     pub fn reason_to_build(&self, wanted: &EnvironmentSpec, strategy: Strategy) -> Outcome<Option<String>> {
         if strategy == Strategy::Always {
-            return Ok(Some("a new environment is asked for".to_owned()));
+            return Ok(Some("a new environment was requested".to_owned()));
         }
         if self.ready(wanted)?.is_some() {
             return Ok(None);
@@ -179,7 +179,7 @@ impl<'a> Environments<'a> {
             VenvState::RealDirectory => "the environment was not made by this tool".to_owned(),
             VenvState::Unrecorded(path) => format!("the environment {} has no record", path.display()),
             VenvState::Generation(live) if !live.has_interpreter() => {
-                "the interpreter of the environment is gone".to_owned()
+                "the interpreter of the environment does not exist".to_owned()
             }
             VenvState::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
                 "the environment was changed manually".to_owned()
@@ -385,7 +385,7 @@ impl FingerprintParts {
         ];
         let changes: Vec<String> = changes.into_iter().flatten().collect();
         if changes.is_empty() {
-            return "the environment of this definition is gone".to_owned();
+            return "the environment of these requirements does not exist".to_owned();
         }
         changes.join(", ")
     }

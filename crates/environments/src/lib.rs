@@ -36,6 +36,7 @@ mod pylock;
 pub mod reading;
 pub(crate) mod record;
 pub(crate) mod requirements;
+mod resolution_checks;
 mod resolve;
 mod site;
 mod switch;

@@ -23,6 +23,7 @@ use super::locked::{Locked, pinned};
 use super::project_lockfile::{self, ProjectLockfile, ProjectLockfileForm};
 use super::pylock::{self, Pylock};
 use super::requirements::LineKind;
+use super::resolution_checks;
 use super::uv::{self, Network};
 use super::uv_operation::{Setup, UvOperation};
 
@@ -260,7 +261,10 @@ impl Locking<'_> {
             }
             resolved => resolved.map_err(|unresolved| unresolved.failure),
         };
-        let more = more.context(|| "what the host adds (python.also) does not fit".to_owned())?.document;
+        let more = more.context(|| "what the host adds (python.also) does not fit".to_owned())?;
+        resolution_checks::refuse_withdrawn(&more.yanked)?;
+        resolution_checks::refuse_unknown_extras(self.definitions, &more.unknown_extras)?;
+        let more = more.document;
         let (key, origin) = (&self.request.key, lock.origin.clone());
         let added = match form {
             Form::Pylock => Lock::from_pylock(key, origin, pylock::merged(&document, &more)?)?,
@@ -309,8 +313,8 @@ impl Locking<'_> {
         let hashes = author_hashes(self.definitions)?;
         let form = if hashes.is_empty() { Form::Pylock } else { Form::Requirements };
         let found = if files.is_empty() { Resolution::default() } else { self.compile(&files, form, way)? };
-        refuse_withdrawn(&found.yanked)?;
-        refuse_unknown_extras(self.definitions, &found.unknown_extras)?;
+        resolution_checks::refuse_withdrawn(&found.yanked)?;
+        resolution_checks::refuse_unknown_extras(self.definitions, &found.unknown_extras)?;
         let doubt = if found.from_cache { Some(FROM_CACHE.to_owned()) } else { way.not_reproducible.clone() };
         let origin = Origin::Resolved {
             by: uv::identity(),
@@ -451,33 +455,6 @@ fn names_in(document: &str, form: Form) -> Outcome<Vec<String>> {
             hashed_lines(document, &BTreeMap::new())?.0.into_iter().map(|it| it.name).collect()
         }
     })
-}
-
-/// Refuses releases that their authors have withdrawn (PEP 592): uv installs a pinned one, with a warning that is
-/// easily missed on a fleet.
-fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
-    if yanked.is_empty() {
-        return Ok(());
-    }
-    let what = yanked.join(", ");
-    Err(Failure::new(format!("the definition pins what its authors have withdrawn (yanked): {what}"))
-        .hint("pin another version in the requirements"))
-}
-
-/// Refuses a requirement with an extra that its package does not have: uv installs the package without it, with a
-/// warning. A package that requires another one in that way is the business of its authors.
-fn refuse_unknown_extras(definitions: &Definitions, unknown: &[(String, String)]) -> Outcome<()> {
-    for required in definitions.requirements() {
-        let extras = required.package.extras();
-        let is_required =
-            |(name, extra): &&(String, String)| *name == required.package.name && extras.contains(extra);
-        if let Some((name, extra)) = unknown.iter().find(is_required) {
-            let (file, line) = (required.file.display(), required.line);
-            return Err(Failure::new(format!("{file}, line {line}: {name} has no extra {extra:?}"))
-                .hint("remove the extra from the requirement, or require a release that has it"));
-        }
-    }
-    Ok(())
 }
 
 /// Returns why a definition resolves only without a cutoff.

@@ -240,7 +240,7 @@ impl Watch<'_> {
 ///
 /// # Errors
 /// Something else runs, or the manager cannot be queried.
-pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u64) -> Outcome<()> {
+pub fn check_new(service: &dyn ServiceManager, started: &Started, not_before: u64) -> Outcome<()> {
     let main = started.main;
     let refuse = |why: String| {
         Failure::new(format!("process {} is not the refreshed service", main.pid)).because(Failure::new(why))
@@ -258,7 +258,7 @@ pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u6
         ServiceState::Running(_) => {}
         other => return Err(refuse(format!("the service is {other}"))),
     }
-    prove_part(service, main, not_before).map_err(|why| {
+    check_part(service, main, not_before).map_err(|why| {
         Failure::new(format!("process {} is not the refreshed service", main.pid)).because(why)
     })
 }
@@ -267,7 +267,7 @@ pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u6
 ///
 /// # Errors
 /// It does not belong to it, or the manager cannot be queried.
-pub fn prove_part(service: &dyn ServiceManager, process: ProcessId, not_before: u64) -> Outcome<()> {
+pub fn check_part(service: &dyn ServiceManager, process: ProcessId, not_before: u64) -> Outcome<()> {
     if process.started < not_before {
         return Err(Failure::new("it started before this refresh started the service"));
     }

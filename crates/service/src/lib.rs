@@ -441,7 +441,7 @@ impl fmt::Display for Stopped {
             (Before::Stopped, _) => return f.write_str("was stopped already"),
             (_, Force::Asked | Force::LeftoversKilled) => write!(f, "stopped in {took}")?,
             (_, Force::Killed) => {
-                write!(f, "did not end when asked and was killed after {took}")?;
+                write!(f, "did not end on SIGTERM and was killed after {took}")?;
             }
         }
         if self.before == Before::LeftBehind {
@@ -472,7 +472,7 @@ mod tests {
         };
         assert_eq!(
             stopped.to_string(),
-            "did not end when asked and was killed after 10.00 s, with left-over processes 12 (worker)"
+            "did not end on SIGTERM and was killed after 10.00 s, with left-over processes 12 (worker)"
         );
     }
 

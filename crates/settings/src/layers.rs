@@ -354,7 +354,7 @@ fn check_pattern(key: &str, pattern: &str) -> Outcome<()> {
     globset::Glob::new(pattern)
         .map_err(|error| Failure::new(format!("{pattern:?} in {key} is not a pattern")).because(error))?;
     if pattern.starts_with('/') || pattern.split('/').any(|part| part == "..") {
-        return Err(Failure::new(format!("{pattern:?} in {key} leaves the work tree")));
+        return Err(Failure::new(format!("{pattern:?} in {key} leaves the working tree")));
     }
     Ok(())
 }

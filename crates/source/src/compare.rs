@@ -150,7 +150,7 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
         Err(failure) => Some(Err(failure)),
     });
     let Some((base, files)) = readable.next().transpose()? else {
-        return Ok(LocalChanges::not_comparable("the mirror holds no commit to compare it with".to_owned()));
+        return Ok(LocalChanges::not_comparable("the mirror has no commit to compare it with".to_owned()));
     };
     let kept = kept_paths(request, base, known)?;
     let outputs = match request.moves {

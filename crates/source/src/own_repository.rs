@@ -166,7 +166,7 @@ fn obstacle(git_dir: &Path) -> Option<String> {
     }
     let linked = fs::read_dir(git_dir.join("worktrees")).into_iter().flatten().next();
     if linked.is_some() {
-        return Some("its repository has linked work trees".to_owned());
+        return Some("its repository has linked working trees".to_owned());
     }
     let mut count = 0;
     obstacle_in_refs(git_dir, Path::new("refs"), &mut count)

@@ -105,7 +105,7 @@ fn errors_in_the_settings_of_a_commit_are_found_while_the_old_version_serves() {
             "[probe]\nstatus = 200\n",
             &["line 2, column 1: the application may not set `probe.status`"],
         ),
-        ("refresh.toml", "definitions = [\"../x\"]\n", &["leaves the work tree"]),
+        ("refresh.toml", "definitions = [\"../x\"]\n", &["leaves the working tree"]),
         ("refresh.toml", &format!("{hook}command = []\n"), &["has no command"]),
         (
             "refresh.toml",

@@ -48,7 +48,7 @@ fn an_app_directory_without_a_repository_is_refused_until_a_refresh_has_deployed
 fn a_tree_that_cannot_be_refreshed_is_refused() {
     let host = Host::running();
     git(&host.layout.home(), ["init", "--quiet"]);
-    refused(&host, &["run"], 3, &["is a work tree itself, around models and environments"]);
+    refused(&host, &["run"], 3, &["is a working tree itself, around models and environments"]);
     fs::remove_dir_all(host.layout.home().join(".git")).unwrap();
 
     reconfigure(&host, "[python]", "[python]\ninterpreter = \"python9.9\"");
@@ -74,7 +74,7 @@ fn rw_6_1_a_protected_path_inside_the_working_tree_is_refused_by_any_route() {
     let (app, home) = (host.layout.app(), host.layout.home());
     fs::create_dir(app.join("store")).unwrap();
     fs::write(app.join("store/weights"), "w").unwrap();
-    let inside = ["in preflight: ", "lies inside the work tree", "would remove it"];
+    let inside = ["in preflight: ", "lies inside the working tree", "would remove it"];
 
     let models = host.layout.models();
     fs::remove_dir(&models).unwrap();
@@ -100,12 +100,12 @@ fn rw_6_1_a_protected_path_inside_the_working_tree_is_refused_by_any_route() {
     fs::rename(&etc, host.layout.etc()).unwrap();
     fs::remove_dir_all(app.join("etc")).unwrap();
 
-    // The work tree is /opt/ladylinux itself.
+    // The working tree is /opt/ladylinux itself.
     let real = home.join("app.real");
     let before = fs::read_dir(&home).unwrap().count();
     fs::rename(&app, &real).unwrap();
     symlink(".", &app).unwrap();
-    host.tool(["run"]).expect(3).reports(&host, &["lies inside the work tree", "models"]);
+    host.tool(["run"]).expect(3).reports(&host, &["lies inside the working tree", "models"]);
     fs::remove_file(&app).unwrap();
     symlink("app.real", &app).unwrap();
     host.tool(["run"]).expect(3).reports(&host, &["not a symbolic link"]);
@@ -117,10 +117,10 @@ fn rw_6_1_a_protected_path_inside_the_working_tree_is_refused_by_any_route() {
     // Mounts are visible only in the kernel's table.
     let (app, store, models) = (app.display(), app.join("store").display().to_string(), models.display());
     for (script, says) in [
-        (format!("mount --bind {store} {models}"), "is mounted from inside the work tree"),
-        (format!("mount --bind {app} {models}"), "is mounted from inside the work tree"),
-        (format!("mount --bind {models} {store}"), "there is a mount inside the work tree"),
-        (format!("mount -t tmpfs none {store}"), "there is a mount inside the work tree"),
+        (format!("mount --bind {store} {models}"), "is mounted from inside the working tree"),
+        (format!("mount --bind {app} {models}"), "is mounted from inside the working tree"),
+        (format!("mount --bind {models} {store}"), "there is a mount inside the working tree"),
+        (format!("mount -t tmpfs none {store}"), "there is a mount inside the working tree"),
     ] {
         for arguments in [&["run"][..], &["run", "--no-stage"]] {
             refused_by(&host, in_namespace(&host, &script, arguments), 3, &["in preflight: ", says]);

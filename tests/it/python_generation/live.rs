@@ -170,7 +170,7 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     let gone = &second.generation;
     disk::remove_tree(&gone.path).unwrap();
     let third = again(&gone.name, "run-3").unwrap();
-    assert!(was_built(&third) && third.why.contains("is gone"), "{}", third.why);
+    assert!(was_built(&third) && third.why.contains("does not exist"), "{}", third.why);
     assert_eq!(third.generation.record.digest, first.record.digest);
     assert_eq!(fs::read(&file).unwrap(), replaced, "the lock of the definition stays what it is");
 

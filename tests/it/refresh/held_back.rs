@@ -94,6 +94,20 @@ fn a_rollback_to_another_environment_of_the_same_commit_holds_that_commit_back_u
 }
 
 #[test]
+fn a_rollback_to_the_present_commit_and_environment_holds_nothing_back() {
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &hook("broken", "check", &["false"], ""))]);
+    host.tool(["run"]).expect(1);
+    host.tool(["rollback"]).expect(0);
+    let good = last_run(&host);
+    let before = status(&host)["held_back"].clone();
+    host.tool(["rollback", &good]).expect(0);
+    assert_eq!(status(&host)["held_back"], before);
+    let deployed = &status(&host)["deployed"]["commit"];
+    assert!(before.as_array().unwrap().iter().all(|held| held["commit"] != *deployed), "{before:#}");
+}
+
+#[test]
 fn a_newer_commit_ends_the_hold_and_one_that_the_rollback_withdrew_as_well_does_not() {
     let host = Host::running();
     let middle = host.push(&[("version.txt", "two\n")]);

@@ -234,7 +234,7 @@ fn a_repository_with_settings_links_and_flags_of_people_is_refreshed_like_any_ot
         ("info/attributes", &|| append("info/attributes", "*.txt eol=crlf")),
         ("a replaced commit", &|| drop(at(&["replace", "HEAD", "HEAD~1"]))),
         ("grafts", &|| append("info/grafts", &git(&app, ["rev-parse", "HEAD"]))),
-        ("another work tree", &|| drop(at(&["worktree", "add", "--quiet", &beside("linked")]))),
+        ("another working tree", &|| drop(at(&["worktree", "add", "--quiet", &beside("linked")]))),
         ("alternates", &|| append("objects/info/alternates", &beside("srv/app.git/objects"))),
         ("a link to the repository", &|| {
             fs::rename(app.join(".git"), host.beside("elsewhere")).unwrap();
@@ -248,7 +248,7 @@ fn a_repository_with_settings_links_and_flags_of_people_is_refreshed_like_any_ot
         host.push(&[("version.txt", &version)]);
         let ran = host.tool(["run"]);
         assert_eq!(ran.code, Some(0), "{what}: {}", ran.all());
-        let is_apart = ["another work tree", "a link to the repository"].contains(&what);
+        let is_apart = ["another working tree", "a link to the repository"].contains(&what);
         assert_eq!(ran.all().contains("cannot be compared"), is_apart, "{what}: {}", ran.all());
         aligned(&host, "main");
         assert_eq!(host.version().as_deref(), Some(version.trim()), "{what}");

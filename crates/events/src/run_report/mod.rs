@@ -187,6 +187,7 @@ pub struct Outage {
     /// The runs that did not succeed in that time, the earliest first.
     pub runs: Vec<RunId>,
     /// The command that prints the log of the first of them.
+    #[serde(alias = "look")]
     pub command: Option<String>,
 }
 
@@ -260,6 +261,7 @@ pub struct Saved {
     /// Their directory.
     pub place: Option<PathBuf>,
     /// The command that shows them.
+    #[serde(alias = "look")]
     pub command: Option<String>,
 }
 

@@ -126,7 +126,7 @@ pub(super) fn other_scripts(examined: &Examined) -> Findings {
         return Ok(Vec::new());
     }
     Ok(vec![DoctorFinding::note(
-        format!("scripts exist beside the work tree: {}", some_of(&scripts)),
+        format!("scripts exist beside the working tree: {}", some_of(&scripts)),
         "a script that stops, resets or installs bypasses the fence and the environments; remove what does",
         format!("less {}", scripts.join(" ")),
     )])

@@ -65,7 +65,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Installation => "installation",
-            Self::WorkTree => "work tree",
+            Self::WorkTree => "working tree",
             Self::EnvFile => "env file",
             Self::Environment => "environment",
             Self::Runs => "runs",

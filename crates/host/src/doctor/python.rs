@@ -53,7 +53,7 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
             let what = if path.exists() {
                 format!("{venv} points to the environment {}, which has no record", path.display())
             } else {
-                format!("{venv} leads to {}, which is gone", path.display())
+                format!("{venv} points to {}, which does not exist", path.display())
             };
             vec![DoctorFinding::problem(what, why, rebuild)]
         }
@@ -68,7 +68,7 @@ pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
     Ok(vec![DoctorFinding::problem(
         format!("{} was changed manually after it was built: {}", live.path.display(), found.in_words(3)),
-        "the service runs with what no definition asks for; the next run uses another environment",
+        "the service runs with packages that no requirement names; the next run uses another environment",
         "ladylinux-refresh run",
     )])
 }

@@ -14,8 +14,18 @@ const LARGEST: u64 = 1 << 20;
 /// The largest number of scripts that are read.
 const MOST: usize = 300;
 /// The words by which a Python file starts programs.
-const STARTERS: [&str; 5] =
-    ["subprocess", "os.system", "os.popen", "create_subprocess_exec", "create_subprocess_shell"];
+const STARTERS: [&str; 10] = [
+    "subprocess",
+    "os.system",
+    "os.popen",
+    "os.exec",
+    "os.spawn",
+    "posix_spawn",
+    "pty.spawn",
+    "pexpect",
+    "create_subprocess_exec",
+    "create_subprocess_shell",
+];
 
 /// Checks that scripts and unit files contain nothing that the kernel, a shell or systemd misreads.
 pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {

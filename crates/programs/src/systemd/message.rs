@@ -226,7 +226,7 @@ fn too_long() -> String {
 }
 
 fn broken() -> Failure {
-    Failure::new("the system bus sends what is no message of D-Bus")
+    Failure::new("the system bus sends an invalid D-Bus message")
 }
 
 fn endian(bytes: &[u8]) -> Option<Endian> {

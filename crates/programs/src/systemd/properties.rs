@@ -16,7 +16,7 @@ const NAMES: &str = "\
     Group InactiveEnterTimestamp LoadCredential ReadOnlyPaths ReadWritePaths RootDirectory RootImage SupplementaryGroups \
     InvocationID Job KillMode Listen LoadError LoadState MainPID NRestarts NeedDaemonReload PIDFile PartOf \
     PropagatesStopTo RefuseManualStart RefuseManualStop RequiredBy Requires Requisite \
-    RequisiteOf Result Slice StopPropagatedFrom SubState SuccessAction TimeoutStartUSec TimeoutStopUSec TriggeredBy \
+    RequisiteOf Result Slice StartLimitAction StopPropagatedFrom SubState SuccessAction TimeoutStartUSec TimeoutStopUSec TriggeredBy \
     Triggers Type UnitFileState User WorkingDirectory";
 
 static KEPT: LazyLock<HashSet<&str>> = LazyLock::new(|| NAMES.split(' ').collect());

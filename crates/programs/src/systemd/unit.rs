@@ -108,6 +108,8 @@ pub struct UnitFacts {
     pub success_action: String,
     /// `FailureAction=`: the same after each failure.
     pub failure_action: String,
+    /// The effect on the machine if it is started too often (`StartLimitAction=`): `none`, `reboot` …
+    pub start_limit_action: String,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; if one did not, systemd skipped the start silently.
@@ -405,6 +407,7 @@ impl Properties {
             refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
             success_action: self.text("SuccessAction"),
             failure_action: self.text("FailureAction"),
+            start_limit_action: self.text("StartLimitAction"),
             assertions: self.assertions(),
             conditions_held: self.value("ConditionResult").unwrap_or_default(),
             assertions_held: self.value("AssertResult").unwrap_or_default(),

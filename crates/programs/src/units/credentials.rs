@@ -1,5 +1,5 @@
-//! Copies of a options's secrets, used without systemd's `LoadCredential`. They are below `/run/ladylinux-refresh`, where
-//! only the options's user can read them, until its process is collected.
+//! Copies of a unit's secrets, used without systemd's `LoadCredential`. They are below `/run/ladylinux-refresh`, where
+//! only the unit's user can read them, until its process is collected.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use refresh_system::error::{Context as _, Outcome};
 /// The variable that names the directory of a unit's credentials (systemd.exec(5)).
 pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Returns, inside a unit, the file of a secret of its options; `None` if the options has none of that name.
+/// Returns, inside a unit, the file of a secret of that name; `None` if the unit has none.
 pub fn credential(name: &str) -> Option<PathBuf> {
     let directory = environment::variable(CREDENTIALS)?;
     Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())

@@ -163,7 +163,7 @@ impl Units {
         worker::ask(&runner, owner, operation, request, &limits_of(options, operation))
     }
 
-    /// Runs a program of others in a unit and returns its result. The deadline of the options counts, and its narration if
+    /// Runs a program of others in a unit and returns its result. The deadline in the options counts, and its narration if
     /// it has one. All other values of the program count too, except its owner.
     ///
     /// # Errors
@@ -226,7 +226,7 @@ impl Units {
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
     }
 
-    /// Prepares a options for a tree that the unit's user cannot reach by its path; returns the options and the path at which
+    /// Prepares options for a tree that the unit's user cannot reach by its path; returns the options and the path at which
     /// the unit sees the tree.
     ///
     /// # Errors

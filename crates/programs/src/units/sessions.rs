@@ -25,7 +25,7 @@ const OUTPUT: usize = 256 << 20;
 /// How many bytes a response of the health check may have.
 const VERDICT: usize = 1 << 20;
 
-/// Returns the role of a session that can do a options: one that reads, and writes only to scratch directories. Those
+/// Returns the role of a session that can serve these options: one that reads, and writes only to scratch directories. Those
 /// belong to the user that they were made for; a session sees their parent directory.
 fn role_of(units: &UnitContext, options: &UnitOptions) -> Option<Role> {
     let scratch = units.layout.scratch();
@@ -61,7 +61,7 @@ struct State {
 }
 
 impl Sessions {
-    /// Sends a request to a session with the rights of the options; starts one if none is free; `None` if the options cannot
+    /// Sends a request to a session with the rights that the options name; starts one if none is free; `None` if the options cannot
     /// have one.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ impl Role {
         (total / 100 * share).max(1 << 30)
     }
 
-    /// Returns how long it may live at most if its options may take `deadline`: systemd ends it even if nothing else does.
+    /// Returns how long it may live at most if its work may take `deadline`: systemd ends it even if nothing else does.
     pub(crate) fn lifetime(deadline: Duration) -> Duration {
         deadline + Duration::from_secs(60)
     }

@@ -172,7 +172,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
         let named = real(&path);
         if named.starts_with(&app) {
             return Err(Failure::new(format!(
-                "{} lies inside the work tree {}: removing untracked files would remove it",
+                "{} lies inside the working tree {}: removing untracked files would remove it",
                 path.display(),
                 app.display()
             ))
@@ -193,7 +193,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
             && place.1.starts_with(&tree.1)
         {
             return Err(Failure::new(format!(
-                "{} is mounted from inside the work tree {}: removing untracked files would remove it",
+                "{} is mounted from inside the working tree {}: removing untracked files would remove it",
                 path.display(),
                 app.display()
             ))
@@ -202,14 +202,17 @@ pub fn protected(on: &Installation) -> Outcome<()> {
     }
     if app != layout.app() {
         return Err(Failure::new(format!("{} leads to {}", layout.app().display(), app.display()))
-            .hint("the work tree must be a real directory, not a symbolic link"));
+            .hint("the working tree must be a real directory, not a symbolic link"));
     }
     if layout.home().join(".git").symlink_metadata().is_ok() {
         return Err(Failure::new(format!(
-            "{} is a work tree itself, around models and environments",
+            "{} is a working tree itself, around models and environments",
             layout.home().display()
         ))
-        .hint(format!("move {0}/.git out of the way; the work tree is {0}/app", layout.home().display())));
+        .hint(format!(
+            "move {0}/.git out of the way; the working tree is {0}/app",
+            layout.home().display()
+        )));
     }
     Ok(())
 }
@@ -260,9 +263,9 @@ pub fn not_mounted(on: &Installation) -> Outcome<()> {
     let Some(first) = found.first() else { return Ok(()) };
     let place = first.display();
     let what = if *first == on.layout.app() {
-        "the work tree is a mount"
+        "the working tree is a mount"
     } else {
-        "there is a mount inside the work tree"
+        "there is a mount inside the working tree"
     };
     Err(Failure::new(format!("{what}: {place}{}", and_more(found.len())))
         .hint(format!("check the mount, then: umount {}", quoted_path(first))))
@@ -293,7 +296,7 @@ pub fn immovable(tree: &TreeState) -> Outcome<()> {
         return Err(failure);
     }
     let found = tree.immovable.len();
-    Err(Failure::new(format!("{found} entries of the work tree cannot be moved")).because(failure))
+    Err(Failure::new(format!("{found} entries of the working tree cannot be moved")).because(failure))
 }
 
 fn and_more(count: usize) -> String {

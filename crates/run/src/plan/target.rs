@@ -1,4 +1,4 @@
-//! The target of a run. Pure.
+//! The target of a run. It changes nothing.
 
 use refresh_installation::installation::Installation;
 use refresh_service::deployed::Deployment;

@@ -96,7 +96,7 @@ pub(super) fn run_hook(
     // Processes that wait for their part of the run existed before.
     let before = if on.units.can_bind() { Vec::new() } else { leftover::marked(&account.report.run) };
     let finished = on.units.run(&options, &program);
-    // A unit of systemd has ended with all its processes, and a unit that waits for its options also has the mark of the
+    // A unit of systemd has ended with all its processes, and a unit that waits for a request also has the mark of the
     // run. Without systemd, a descendant that left its group still has that mark.
     if !on.units.can_bind() {
         let register = on.layout.run(&account.report.run).join(recover::CHILDREN);

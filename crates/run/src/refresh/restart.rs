@@ -44,8 +44,8 @@ pub(crate) fn restart(
 
     account.progress("starting");
     let probe = before_the_start(on, account, release, &deployed)?;
-    let summary = start_and_prove(on, account, &probe)
-        .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
+    let summary = start_and_check(on, account, &probe)
+        .map_err(|failure| stop_again(on, "the service did not pass its health check", failure))?;
     let is_rollback = matches!(account.target, Target::Earlier(_));
     settle(on, &deployed, is_rollback)
         .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
@@ -77,7 +77,7 @@ fn before_the_start(
     }
 }
 
-fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedProbe) -> Outcome<String> {
+fn start_and_check(on: &Installation, account: &mut Account, probe: &ResolvedProbe) -> Outcome<String> {
     let not_before = clock::boot_ticks();
     let started = on.service.start(Admission::Refresh(account.report.run.clone()))?;
     for warning in &started.warnings {
@@ -85,12 +85,12 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     }
     checkpoint::reach("restart:started");
     let healthy = health::await_healthy(probe, &on.units, on.service.as_ref(), started.main)?;
-    health::prove_new(on.service.as_ref(), &started, not_before)?;
+    health::check_new(on.service.as_ref(), &started, not_before)?;
     let number = on.port()?;
     if probe::addresses(probe).iter().any(|address| address.port() == number) {
         account.asked_here = healthy.attempts;
     }
-    prove_listeners(on, account, not_before)?;
+    check_listeners(on, account, not_before)?;
     on.service.check_together()?;
     account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));
     account.report.downtime_ms =
@@ -111,7 +111,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
 
 /// Checks that every process that listens on the service's port belongs to the new service: a stranger or a left-over
 /// process of the old one could also answer. A service with a probe on another address need not listen here.
-fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
+fn check_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
     let number = on.port()?;
     let holders = port::holders(number)?;
     for holder in holders.into_iter().filter(|holder| !socket::is_allowed(on, account, holder)) {
@@ -119,7 +119,7 @@ fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Out
             continue;
         }
         let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
-        health::prove_part(on.service.as_ref(), process, not_before)
+        health::check_part(on.service.as_ref(), process, not_before)
             .map_err(|why| port::held(number, &holder).because(why))?;
     }
     Ok(())

@@ -286,8 +286,8 @@ pub fn held_back(on: &Installation, events: &Events, mut report: Report, held: H
     end_unchanged(on, events, &mut report, RunResult::HeldBack, 0);
 }
 
-fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending: RunResult, exit_code: u8) {
-    complete(on, report, ending, exit_code);
+fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, result: RunResult, exit_code: u8) {
+    complete(on, report, result, exit_code);
     report.commit_before.clone_from(&report.commit);
     report.environment.generation_before.clone_from(&report.environment.generation);
     report.changed = false;

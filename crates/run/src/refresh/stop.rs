@@ -8,6 +8,7 @@ use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_service::probe;
 use refresh_service::{Admission, Force, Running, ServiceState, fence, port};
+use refresh_settings::names::CommitId;
 use refresh_system::environment;
 use refresh_system::error::Outcome;
 use refresh_system::{checkpoint, clock, interrupt};
@@ -71,10 +72,14 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
 }
 
 /// Holds back the commit that a rollback leaves, for unattended runs, before anything is stopped. Even if the rollback
-/// fails, a person has decided against that commit.
+/// fails, a person has decided against that commit. A rollback to the present commit and environment leaves nothing.
 fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
     let Target::Earlier(pair) = &account.target else { return Ok(()) };
-    let Some(commit) = account.report.commit_before.clone() else { return Ok(()) };
+    let is_present =
+        |commit: &CommitId| *commit == pair.commit && on.live().as_ref() == Some(&pair.generation);
+    let Some(commit) = account.report.commit_before.clone().filter(|commit| !is_present(commit)) else {
+        return Ok(());
+    };
     let deployed = status_file::read(&on.layout).deployed.filter(|deployed| deployed.commit == commit);
     let held = HeldBack {
         branch: deployed.map_or_else(|| pair.branch.clone(), |deployed| deployed.branch),

@@ -46,7 +46,7 @@ fn read_authorities(file: &Path) -> Outcome<String> {
         disk::read_at_most(&path, AUTHORITIES)?
     };
     let bytes = bytes.ok_or_else(|| {
-        let what = if is_root { "is no file of root's" } else { "does not exist" };
+        let what = if is_root { "does not belong to root" } else { "does not exist" };
         Failure::new(format!("probe.ca_file: {} {what}", file.display()))
             .hint("write the certificates that count to it (PEM), as root")
     })?;

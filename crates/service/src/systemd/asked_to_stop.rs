@@ -69,6 +69,7 @@ mod tests {
             UnitFacts { conditions_held: false, ..stopped() },
             UnitFacts { assertions_held: false, ..stopped() },
             UnitFacts { load: LoadState::Masked, ..stopped() },
+            UnitFacts { job: Some(7), ..stopped() },
         ] {
             assert_eq!(down_since(&other), None, "{other:?}");
         }

@@ -35,11 +35,12 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
 /// Checks that neither a stop of a unit nor a start that fails affects the machine.
 ///
 /// # Errors
-/// For instance, systemd reboots or powers off after the stop.
+/// For instance, systemd reboots or powers off after the stop or after a failed start.
 pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     for (key, action, event) in [
         ("SuccessAction", &facts.success_action, "a stop of it"),
         ("FailureAction", &facts.failure_action, "a version that does not start"),
+        ("StartLimitAction", &facts.start_limit_action, "a version that does not start"),
     ] {
         if !matches!(action.as_str(), "" | "none") {
             let what = format!("{unit} has {key}={action}, so {event} has that effect on the machine");

@@ -20,12 +20,11 @@ pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &U
         return Ok(());
     }
     let places = layout.of_application();
+    // The next version may bring it.
+    let may_come = |path: &Path| places.iter().any(|place| path.starts_with(place));
     for needed in &facts.start_needs.paths {
-        // The next version may bring it, and the fence belongs to a run.
-        let is_ours = places.iter().any(|place| needed.path.starts_with(place))
-            || needed.path == layout.fence()
-            || needed.path == layout.admit();
-        if is_ours || needed.path.exists() != needed.is_unwanted {
+        let is_of_a_run = needed.path == layout.fence() || needed.path == layout.admit();
+        if is_of_a_run || may_come(&needed.path) || needed.path.exists() != needed.is_unwanted {
             continue;
         }
         let (key, path) = (&needed.key, needed.path.display());
@@ -33,7 +32,7 @@ pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &U
         return Err(gone(unit, key, &format!("{path} {state}")));
     }
     let file = UnitFile::read(facts.fragment.iter().chain(&facts.drop_ins))?;
-    if let Some((key, path)) = files_of_streams(&file).find(|(_, path)| !path.exists()) {
+    if let Some((key, path)) = files_of_streams(&file).find(|(_, path)| !may_come(path) && !path.exists()) {
         return Err(gone(unit, key, &format!("{} does not exist", path.display())));
     }
     for group in &facts.start_needs.groups {
@@ -45,11 +44,13 @@ pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &U
 }
 
 /// Returns the paths that systemd needs to open the standard streams: a file for the input, and the directory of a file for the
-/// output. The bus has no property for them. Paths with specifiers are left out.
+/// output. The bus has no property for them. Paths with specifiers are left out, and
+/// relative ones, which systemd ignores.
 fn files_of_streams(file: &UnitFile) -> impl Iterator<Item = (&'static str, PathBuf)> {
     ["StandardInput", "StandardOutput", "StandardError"].into_iter().filter_map(|key| {
         let (kind, path) = file.value("Service", key)?.split_once(':')?;
-        let is_file = matches!(kind, "file" | "append" | "truncate") && !path.contains('%');
+        let is_file =
+            matches!(kind, "file" | "append" | "truncate") && path.starts_with('/') && !path.contains('%');
         let path = Path::new(path);
         let needed = if key == "StandardInput" { path } else { path.parent()? };
         is_file.then(|| (key, needed.to_path_buf()))

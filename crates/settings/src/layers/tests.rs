@@ -91,6 +91,6 @@ fn only_checks_and_assets_may_be_staged_and_patterns_stay_inside_the_tree() {
     let hook = "[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\nstage = true\n";
     assert!(message(host(hook)).contains("cannot be staged"));
     assert!(host(&hook.replace("migration", "assets")).is_ok());
-    assert!(message(host("preserve = [\"../data\"]")).contains("leaves the work tree"));
+    assert!(message(host("preserve = [\"../data\"]")).contains("leaves the working tree"));
     assert!(message(host("preserve = [\"a[\"]")).contains("is not a pattern"));
 }

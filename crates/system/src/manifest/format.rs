@@ -30,7 +30,7 @@ impl Manifest {
         disk::read_if_there(path)?
             .map(|bytes| Self::from_bytes(&bytes))
             .transpose()
-            .context(|| format!("{} holds no manifest", path.display()))
+            .context(|| format!("{} is not a manifest", path.display()))
     }
 
     /// Returns the manifest as text.

@@ -129,7 +129,7 @@ pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
                 directory.unwrap_or("not set"),
                 app.display()
             ),
-            "the service would load its modules from somewhere else than the work tree that is refreshed",
+            "the service would load its modules from somewhere else than the working tree that is refreshed",
         );
     }
     let files = unit.file.list("Service", "EnvironmentFile");
