@@ -55,6 +55,19 @@ fn a_service_that_a_person_stopped_is_started_by_no_timer_and_no_request_until_r
     machine.exec("systemctl stop ladylinux-api; systemctl is-failed ladylinux-api").expect(0);
     held_back(&machine);
     machine.exec("systemctl reset-failed ladylinux-api").expect(0);
+    // One that systemd has unloaded with its stop, and one that waited for its automatic restart.
+    start(&machine);
+    until("the service", || machine.version());
+    machine.exec("systemctl disable --now ladylinux-api").expect(0);
+    held_back(&machine);
+    machine.exec("systemctl enable ladylinux-api").expect(0);
+    start_with(&machine, "[Service]\nRestart=always\nRestartSec=1000\n");
+    until("the service", || machine.version());
+    machine.exec("systemctl kill --signal=KILL ladylinux-api").expect(0);
+    let state = || machine.exec("systemctl show --property=SubState --value ladylinux-api").out;
+    until("the wait for the restart", || (state().trim() == "auto-restart").then_some(()));
+    machine.exec("systemctl stop ladylinux-api").expect(0);
+    held_back(&machine);
     start(&machine);
     machine.push_version("three");
     machine.refresh("run --if-changed").expect(0).prints("Refreshed");
@@ -68,6 +81,13 @@ fn a_service_that_ended_without_the_decision_of_a_person_is_started_by_an_unatte
     // By itself: systemd takes this signal for a good end.
     machine.exec("systemctl kill --signal=TERM ladylinux-api").expect(0);
     until("its end", || (!is_up(&machine)).then_some(()));
+    started(&machine);
+    // By a restart whose start fails before the service runs.
+    machine.exec("touch /srv/needed").expect(0);
+    start_with(&machine, "[Service]\nEnvironmentFile=/srv/needed\n");
+    until("the service", || machine.version());
+    machine.exec("rm /srv/needed; systemctl restart ladylinux-api; touch /srv/needed");
+    assert!(!is_up(&machine));
     started(&machine);
     // With a unit that it needs, which is active again.
     machine.write("/etc/systemd/system/base.service", "[Service]\nExecStart=/bin/sleep infinity\n");

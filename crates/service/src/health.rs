@@ -149,11 +149,14 @@ impl Watch<'_> {
             }
             let last = left <= SETTLE_TICK;
             if let ProbeResult::Bad { problem } = self.ask(&handle, REQUEST)? {
-                return Err(Failure::new(format!(
-                    "the service answered well and then, {:.1?} later, no more",
-                    clock::monotonic().duration_since(since)
-                ))
-                .because(Failure::new(format!("last answer of {}: {problem}", self.probe.url))));
+                let after = clock::monotonic().duration_since(since);
+                // A service that is stopped closes its socket before its process ends.
+                if handle.wait(LAST_WORDS) {
+                    return Err(self.died());
+                }
+                let what = format!("the service answered well and then, {after:.1?} later, no more");
+                let problem = Failure::new(format!("last answer of {}: {problem}", self.probe.url));
+                return Err(self.with_outer_cause(Failure::new(what).because(problem)));
             }
             if last {
                 return self.the_same(Some(&first)).map(|_| ());

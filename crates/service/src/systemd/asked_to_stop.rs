@@ -13,25 +13,34 @@ impl Systemd {
     pub(super) fn find_asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
         let bus = Bus::connect()?;
         let facts = self.facts(&bus)?;
-        let (Some(since), Some(invocation)) = (down_since(&facts), self.invocation(&facts)) else {
+        if !is_certainly_down(&facts) {
+            return Ok(None);
+        }
+        let stop = journald::last_requested_stop(&self.runner, self.unit.as_str()).ok().flatten();
+        let Some(stop) = stop.filter(|stop| is_of_last_invocation(&facts, &stop.invocation)) else {
             return Ok(None);
         };
         for name in &facts.stopped_by {
-            if took_down(&bus.unit(name)?, since) {
+            if took_down(&bus.unit(name)?, stop.at) {
                 return Ok(None);
             }
         }
-        Ok(journald::was_stopped(&self.runner, &invocation).unwrap_or(false).then_some(since))
+        Ok(Some(stop.at))
     }
 }
 
-/// Returns since when the unit is down, if its last start has succeeded and nothing is about to start it.
-fn down_since(facts: &UnitFacts) -> Option<Timestamp> {
+/// Returns whether the unit is down and nothing is about to start it.
+fn is_certainly_down(facts: &UnitFacts) -> bool {
     let is_down = matches!(facts.active, ActiveState::Inactive | ActiveState::Failed);
-    // A start whose conditions did not hold leaves the invocation before it.
-    let is_last = facts.conditions_held && facts.assertions_held && facts.job.is_none();
-    let is_certain = is_down && is_last && facts.load == LoadState::Loaded;
-    facts.inactive_since.filter(|_| is_certain)
+    is_down && facts.job.is_none() && facts.load == LoadState::Loaded
+}
+
+/// Returns whether `invocation` is the last one of the unit. systemd unloads a disabled unit with its stop, and then has
+/// no invocation of it. A start whose conditions did not hold leaves the invocation before it.
+fn is_of_last_invocation(facts: &UnitFacts, invocation: &str) -> bool {
+    let is_unloaded = facts.invocation.is_empty() && facts.inactive_since.is_none();
+    let is_last = facts.invocation == invocation && facts.conditions_held && facts.assertions_held;
+    is_unloaded || is_last
 }
 
 /// Returns whether a unit whose stop stops the service may have done so: it is down itself, or was started since.
@@ -52,6 +61,7 @@ mod tests {
             load: LoadState::Loaded,
             active: ActiveState::Inactive,
             inactive_since: Some(at(100)),
+            invocation: "one".to_owned(),
             conditions_held: true,
             assertions_held: true,
             ..UnitFacts::default()
@@ -59,19 +69,35 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_runs_was_never_active_or_met_no_condition_is_not_certainly_stopped() {
-        assert_eq!(down_since(&stopped()), Some(at(100)));
-        assert_eq!(down_since(&UnitFacts { active: ActiveState::Failed, ..stopped() }), Some(at(100)));
+    fn a_unit_that_runs_is_about_to_start_or_is_masked_is_not_certainly_down() {
+        assert!(is_certainly_down(&stopped()));
+        assert!(is_certainly_down(&UnitFacts { active: ActiveState::Failed, ..stopped() }));
         for other in [
             UnitFacts { active: ActiveState::Active, ..stopped() },
             UnitFacts { active: ActiveState::Activating, ..stopped() },
-            UnitFacts { inactive_since: None, ..stopped() },
+            UnitFacts { job: Some(7), ..stopped() },
+            UnitFacts { load: LoadState::Masked, ..stopped() },
+        ] {
+            assert!(!is_certainly_down(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_before_the_last_start_of_the_unit_is_over() {
+        assert!(is_of_last_invocation(&stopped(), "one"));
+        let unloaded = UnitFacts {
+            invocation: String::new(),
+            inactive_since: None,
+            conditions_held: false,
+            ..stopped()
+        };
+        assert!(is_of_last_invocation(&unloaded, "one"));
+        for other in [
+            UnitFacts { invocation: "two".to_owned(), ..stopped() },
             UnitFacts { conditions_held: false, ..stopped() },
             UnitFacts { assertions_held: false, ..stopped() },
-            UnitFacts { load: LoadState::Masked, ..stopped() },
-            UnitFacts { job: Some(7), ..stopped() },
         ] {
-            assert_eq!(down_since(&other), None, "{other:?}");
+            assert!(!is_of_last_invocation(&other, "one"), "{other:?}");
         }
     }
 

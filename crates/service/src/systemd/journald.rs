@@ -18,6 +18,9 @@ const NOTICE: u64 = 5;
 const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_PID,_SYSTEMD_INVOCATION_ID";
 /// The message of systemd at the beginning of a stop (`SD_MESSAGE_UNIT_STOPPING`, systemd/sd-messages.h).
 const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
+/// The messages of systemd after a start and after a stop (`SD_MESSAGE_UNIT_STARTED`, `SD_MESSAGE_UNIT_STOPPED`).
+const STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
+const STOPPED: &str = "9d1aaa27d60140bd96365438aad20286";
 /// The number of additional lines that are read, because some of systemd's own lines are left out.
 const SPARE: usize = 40;
 
@@ -63,6 +66,43 @@ pub(super) fn was_stopped(runner: &Runner, invocation: &Invocation) -> Outcome<b
         .args(["--output=json", "--output-fields=MESSAGE", "--lines=1", "_PID=1", STOPPING])
         .arg(format!("INVOCATION_ID={}", invocation.id));
     Ok(!ask(runner, &program)?.stdout.is_empty())
+}
+
+/// A stop of a unit that was requested, and not a part of a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RequestedStop {
+    /// systemd's name of the invocation that it ended.
+    pub(super) invocation: String,
+    /// When the unit was down.
+    pub(super) at: Timestamp,
+}
+
+/// Returns the last event of a unit since the boot, of its successful starts and its stops, if that is a requested stop.
+///
+/// # Errors
+/// journalctl cannot be queried.
+pub(super) fn last_requested_stop(runner: &Runner, unit: &str) -> Outcome<Option<RequestedStop>> {
+    let _ = runner.run(&journalctl().arg("--sync"));
+    // A confined unit cannot read the ID of the boot, which `--boot` needs. The newest entry has it.
+    let newest = ask(runner, &journalctl().args(["--output=json", "--output-fields=_BOOT_ID", "--lines=1"]))?;
+    let newest = records(&newest.stdout).next_back();
+    let Some(boot) = newest.as_ref().and_then(|entry| entry.get("_BOOT_ID")?.as_str()) else {
+        return Ok(None);
+    };
+    let program = journalctl()
+        .args(["--output=json", "--output-fields=INVOCATION_ID,MESSAGE_ID,JOB_TYPE", "--lines=1"])
+        .args(["_PID=1".to_owned(), format!("_BOOT_ID={boot}"), format!("UNIT={unit}")])
+        .args([STARTED, STOPPED].map(|id| format!("MESSAGE_ID={id}")));
+    Ok(parse_requested_stop(&ask(runner, &program)?.stdout))
+}
+
+fn parse_requested_stop(output: &[u8]) -> Option<RequestedStop> {
+    let last = records(output).next_back()?;
+    let text = |name: &str| last.get(name).and_then(Value::as_str);
+    let is_stop = text("MESSAGE_ID") == Some(STOPPED) && text("JOB_TYPE") == Some("stop");
+    let at = Timestamp::from_microsecond(text("__REALTIME_TIMESTAMP")?.parse().ok()?).ok()?;
+    let invocation = text("INVOCATION_ID").unwrap_or_default().to_owned();
+    is_stop.then_some(RequestedStop { invocation, at })
 }
 
 /// Returns the commands that sudo and cron have logged in the last minute, in their original form.
@@ -186,6 +226,21 @@ mod tests {
 
     fn parse(output: &[u8]) -> Vec<String> {
         parse_tail(output, &invocation())
+    }
+
+    #[test]
+    fn a_stop_is_requested_if_its_job_is_a_stop_and_not_the_first_half_of_a_restart() {
+        let record = |id: &str, job: &str| {
+            format!(
+                "{{\"__REALTIME_TIMESTAMP\":\"1000000\",\"MESSAGE_ID\":\"{id}\",\"JOB_TYPE\":\"{job}\",\"INVOCATION_ID\":\"i\"}}\n"
+            )
+        };
+        let at = Timestamp::from_second(1).unwrap();
+        let stop = Some(RequestedStop { invocation: "i".to_owned(), at });
+        assert_eq!(parse_requested_stop(record(STOPPED, "stop").as_bytes()), stop);
+        for other in [record(STARTED, "start"), record(STOPPED, "restart"), String::new()] {
+            assert_eq!(parse_requested_stop(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]
