@@ -114,7 +114,8 @@ fn rw_5_5_a_service_with_tls_is_recognized_by_init_and_refreshed_with_and_withou
     host.tool("run").expect(0).prints("HTTP 200");
     // The service user could replace this file.
     checked("/srv/tls/cert.pem");
-    host.tool("run").expect(3).prints("is no file of root's");
+    let refused = host.tool("run").expect(3).prints("does not belong to root").all();
+    assert_eq!(refused.matches("does not belong to root").count(), 1, "{refused}");
     assert_eq!(host.state("ladylinux-api.service"), "active running success");
     let left = "systemctl list-units --all --plain --no-legend 'ladylinux-refresh-probe-*'";
     until("no unit of the health check is left", || {

@@ -79,8 +79,14 @@ fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) 
     .command("ladylinux-refresh init --socket", &[]))
 }
 
-/// Combines several failures into one, each with its cause and hint.
+/// Combines several failures into one, each with its cause and hint. Two checks may find the same problem.
 fn combined(mut problems: Vec<Failure>) -> Outcome<()> {
+    let mut seen = Vec::new();
+    problems.retain(|problem| {
+        let is_new = !seen.contains(&problem.chain());
+        seen.push(problem.chain());
+        is_new
+    });
     match problems.len() {
         0 => return Ok(()),
         1 => return Err(problems.remove(0)),
