@@ -64,56 +64,16 @@ impl Layout {
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
-
-    /// `/opt/ladylinux`
-    pub fn home(&self) -> PathBuf {
-        self.at("opt/ladylinux")
+    fn in_store(&self, path: &str) -> PathBuf {
+        self.store.join(path)
     }
-    /// `/opt/ladylinux/app`: the working tree. Replaceable.
-    pub fn app(&self) -> PathBuf {
-        self.at("opt/ladylinux/app")
+    fn in_state(&self, path: &str) -> PathBuf {
+        self.state().join(path)
     }
-    /// `/opt/ladylinux/venv`: a symbolic link to the environment in use.
-    pub fn venv(&self) -> PathBuf {
-        self.at("opt/ladylinux/venv")
-    }
-    /// `/opt/ladylinux/models`: never touched (RW-6.1).
-    pub fn models(&self) -> PathBuf {
-        self.at("opt/ladylinux/models")
-    }
-    /// `/opt/ladylinux/containers`: never touched.
-    pub fn containers(&self) -> PathBuf {
-        self.at("opt/ladylinux/containers")
-    }
-    /// `/etc/ladylinux`: configuration, never touched.
-    pub fn etc(&self) -> PathBuf {
-        self.at("etc/ladylinux")
-    }
-    /// `/etc/ladylinux/ladylinux.env`: the service's environment file.
-    pub fn env_file(&self) -> PathBuf {
-        self.at("etc/ladylinux/ladylinux.env")
+    fn in_volatile(&self, path: &str) -> PathBuf {
+        self.volatile().join(path)
     }
 
-    /// The directory of the units and drop-ins of packages. `init` installs its units here.
-    pub fn package_units(&self) -> PathBuf {
-        self.at("usr/lib/systemd/system")
-    }
-    /// The file of the users that systemd creates for the tool (sysusers.d(5)).
-    pub fn sysusers(&self) -> PathBuf {
-        self.at("usr/lib/sysusers.d/ladylinux-refresh.conf")
-    }
-    /// The file of the directories that systemd creates below `/run` at every boot.
-    pub fn tmpfiles(&self) -> PathBuf {
-        self.at("usr/lib/tmpfiles.d/ladylinux-refresh.conf")
-    }
-    /// The directory of the host's own units.
-    pub fn host_units(&self) -> PathBuf {
-        self.at("etc/systemd/system")
-    }
-    /// The directory of units that exist until the next boot.
-    pub fn volatile_units(&self) -> PathBuf {
-        self.at("run/systemd/system")
-    }
     /// The directories in which systemd searches for units; the first that has one wins (systemd.unit(5)).
     pub fn unit_directories(&self) -> Vec<PathBuf> {
         let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));
@@ -139,10 +99,6 @@ impl Layout {
     pub fn host_files(&self) -> [PathBuf; 2] {
         HOST_FILES.map(|path| self.at(path))
     }
-    /// `/var/lib/ladylinux`: the application's persistent state; the tool keeps nothing there.
-    pub fn persistent(&self) -> PathBuf {
-        self.at("var/lib/ladylinux")
-    }
     /// `/var/lib/ladylinux/{data,cache,logs}`: the application's state. Persistent.
     pub fn data(&self) -> [PathBuf; 3] {
         ["data", "cache", "logs"].map(|name| self.persistent().join(name))
@@ -156,86 +112,27 @@ impl Layout {
     pub fn store(&self) -> PathBuf {
         self.store.clone()
     }
-    /// The bare mirror of the remote.
-    pub fn mirror(&self) -> PathBuf {
-        self.store.join("mirror.git")
-    }
-    /// The prepared trees, one per run; accessible only by root (0700).
-    pub fn trees(&self) -> PathBuf {
-        self.store.join("trees")
-    }
     /// The prepared tree of one run.
     pub fn tree(&self, run: &RunId) -> PathBuf {
         self.trees().join(run.as_str())
-    }
-    /// The trees that runs moved out of `app/` and have not compared yet; accessible only by root (0700).
-    pub fn previous_trees(&self) -> PathBuf {
-        self.store.join("previous")
     }
     /// The tree that one run moved out of `app/`.
     pub fn previous_tree(&self, run: &RunId) -> PathBuf {
         self.previous_trees().join(run.as_str())
     }
-    /// Previous trees that contain local changes; accessible only by root (0700), removed by `stash drop` only.
-    pub fn stashes(&self) -> PathBuf {
-        self.store.join("stash")
-    }
     /// The stash of one run.
     pub fn stash(&self, run: &RunId) -> PathBuf {
         self.stashes().join(run.as_str())
-    }
-    /// The environments.
-    pub fn environments(&self) -> PathBuf {
-        self.store.join("environments")
     }
     /// The directory of one environment.
     pub fn environment(&self, name: &GenerationName) -> PathBuf {
         self.environments().join(name.as_str())
     }
-    /// uv: the program and its cache.
-    pub fn uv(&self) -> PathBuf {
-        self.store.join("uv")
-    }
-    /// The files that `init --repair-layout` of version 0.1 moved out of the working tree; nothing removes them.
-    pub fn moved_all(&self) -> PathBuf {
-        self.store.join("moved")
-    }
-
-    /// `/var/lib/ladylinux-refresh`: the tool's own state, root's.
-    pub fn state(&self) -> PathBuf {
-        self.at("var/lib/ladylinux-refresh")
-    }
-
     /// The place where a new mirror is created.
     pub(crate) fn new_mirror(&self) -> PathBuf {
         self.mirror().with_file_name("mirror.git.new")
     }
 
-    /// The directories that single operations may write to, one for each user.
-    pub fn scratch(&self) -> PathBuf {
-        self.state().join("scratch")
-    }
-
-    /// Records and manifests of the environments, kept outside of them.
-    pub fn environment_records(&self) -> PathBuf {
-        self.state().join("environments")
-    }
-    /// The locks: one for each set of definitions.
-    pub fn locks(&self) -> PathBuf {
-        self.state().join("locks")
-    }
-    /// The record of model files that were read before; it only saves time.
-    pub fn models_known(&self) -> PathBuf {
-        self.state().join("models-known")
-    }
-    /// Files that can be made again: commands create and remove them.
-    pub fn cache(&self) -> PathBuf {
-        self.state().join("cache")
-    }
-    /// One directory per run.
-    pub fn runs(&self) -> PathBuf {
-        self.state().join("runs")
-    }
     /// The directory of one run: journal, log, report, saved changes.
     pub fn run(&self, id: &RunId) -> PathBuf {
         self.runs().join(id.as_str())
@@ -244,50 +141,99 @@ impl Layout {
     pub fn run_log(&self, id: &RunId) -> PathBuf {
         self.run(id).join("log")
     }
-    /// The last result and the deployed version; replaced atomically, readable by the service's user.
-    pub fn status_file(&self) -> PathBuf {
-        self.state().join("status.json")
-    }
-    /// While this file exists, the service cannot start (RW-7.1a).
-    pub fn fence(&self) -> PathBuf {
-        self.state().join("fence")
-    }
-    /// The units that were stopped with the service and will be started again.
-    pub fn stopped_units(&self) -> PathBuf {
-        self.state().join("stopped-units.json")
-    }
-    /// The deployed version, as environment variables for the service.
-    pub fn deployed_env(&self) -> PathBuf {
-        self.state().join("deployed.env")
-    }
-    /// The record of the files that the hooks of the last run made in the working tree.
-    pub fn hook_outputs_file(&self) -> PathBuf {
-        self.state().join("made.json")
-    }
-    /// The file that one run at a time locks; never unlinked.
-    pub fn lock_file(&self) -> PathBuf {
-        self.state().join("lock")
-    }
-    /// The embedded supervisor's directory: state, lock, control.
-    pub fn supervisor(&self) -> PathBuf {
-        self.state().join("supervisor")
-    }
-    /// `/run/ladylinux-refresh`: files that exist until the next boot.
-    pub fn volatile(&self) -> PathBuf {
-        self.at("run/ladylinux-refresh")
-    }
     /// The events of a run, for the processes that follow it.
     pub fn spool(&self, id: &RunId) -> PathBuf {
         self.volatile().join("runs").join(id.as_str())
     }
+}
+
+/// Makes a method of each line; it returns the path below one directory.
+macro_rules! paths {
+    ($($(#[$doc:meta])* pub fn $name:ident = $below:ident $path:literal;)*) => {
+        impl Layout {
+            $($(#[$doc])*
+            pub fn $name(&self) -> PathBuf {
+                self.$below($path)
+            })*
+        }
+    };
+}
+
+paths! {
+    /// `/opt/ladylinux`
+    pub fn home = at "opt/ladylinux";
+    /// `/opt/ladylinux/app`: the working tree. Replaceable.
+    pub fn app = at "opt/ladylinux/app";
+    /// `/opt/ladylinux/venv`: a symbolic link to the environment in use.
+    pub fn venv = at "opt/ladylinux/venv";
+    /// `/opt/ladylinux/models`: never touched (RW-6.1).
+    pub fn models = at "opt/ladylinux/models";
+    /// `/opt/ladylinux/containers`: never touched.
+    pub fn containers = at "opt/ladylinux/containers";
+    /// `/etc/ladylinux`: configuration, never touched.
+    pub fn etc = at "etc/ladylinux";
+    /// `/etc/ladylinux/ladylinux.env`: the service's environment file.
+    pub fn env_file = at "etc/ladylinux/ladylinux.env";
+    /// The directory of the units and drop-ins of packages. `init` installs its units here.
+    pub fn package_units = at "usr/lib/systemd/system";
+    /// The file of the users that systemd creates for the tool (sysusers.d(5)).
+    pub fn sysusers = at "usr/lib/sysusers.d/ladylinux-refresh.conf";
+    /// The file of the directories that systemd creates below `/run` at every boot.
+    pub fn tmpfiles = at "usr/lib/tmpfiles.d/ladylinux-refresh.conf";
+    /// The directory of the host's own units.
+    pub fn host_units = at "etc/systemd/system";
+    /// The directory of units that exist until the next boot.
+    pub fn volatile_units = at "run/systemd/system";
+    /// `/var/lib/ladylinux`: the application's persistent state; the tool keeps nothing there.
+    pub fn persistent = at "var/lib/ladylinux";
+    /// The bare mirror of the remote.
+    pub fn mirror = in_store "mirror.git";
+    /// The prepared trees, one per run; accessible only by root (0700).
+    pub fn trees = in_store "trees";
+    /// The trees that runs moved out of `app/` and have not compared yet; accessible only by root (0700).
+    pub fn previous_trees = in_store "previous";
+    /// Previous trees that contain local changes; accessible only by root (0700), removed by `stash drop` only.
+    pub fn stashes = in_store "stash";
+    /// The environments.
+    pub fn environments = in_store "environments";
+    /// uv: the program and its cache.
+    pub fn uv = in_store "uv";
+    /// The files that `init --repair-layout` of version 0.1 moved out of the working tree; nothing removes them.
+    pub fn moved_all = in_store "moved";
+    /// `/var/lib/ladylinux-refresh`: the tool's own state, root's.
+    pub fn state = at "var/lib/ladylinux-refresh";
+    /// The directories that single operations may write to, one for each user.
+    pub fn scratch = in_state "scratch";
+    /// Records and manifests of the environments, kept outside of them.
+    pub fn environment_records = in_state "environments";
+    /// The locks: one for each set of definitions.
+    pub fn locks = in_state "locks";
+    /// The record of model files that were read before; it only saves time.
+    pub fn models_known = in_state "models-known";
+    /// Files that can be made again: commands create and remove them.
+    pub fn cache = in_state "cache";
+    /// One directory per run.
+    pub fn runs = in_state "runs";
+    /// The last result and the deployed version; replaced atomically, readable by the service's user.
+    pub fn status_file = in_state "status.json";
+    /// While this file exists, the service cannot start (RW-7.1a).
+    pub fn fence = in_state "fence";
+    /// The units that were stopped with the service and will be started again.
+    pub fn stopped_units = in_state "stopped-units.json";
+    /// The deployed version, as environment variables for the service.
+    pub fn deployed_env = in_state "deployed.env";
+    /// The record of the files that the hooks of the last run made in the working tree.
+    pub fn hook_outputs_file = in_state "made.json";
+    /// The file that one run at a time locks; never unlinked.
+    pub fn lock_file = in_state "lock";
+    /// The embedded supervisor's directory: state, lock, control.
+    pub fn supervisor = in_state "supervisor";
+    /// `/run/ladylinux-refresh`: files that exist until the next boot.
+    pub fn volatile = at "run/ladylinux-refresh";
     /// The directory in which the application puts its requests for a refresh; owned by the service user.
-    pub fn requests(&self) -> PathBuf {
-        self.volatile().join("request")
-    }
+    pub fn requests = in_volatile "request";
     /// Exists only while a refresh starts the service through the fence.
-    pub fn admit(&self) -> PathBuf {
-        self.volatile().join("admit")
-    }
+    pub fn admit = in_volatile "admit";
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Names that are valid by construction: a value of one of these types has been checked.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -226,40 +226,6 @@ impl GenerationName {
     }
 }
 
-/// A path below some directory: relative, without `..`, `.` or an empty part.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "PathBuf", into = "PathBuf")]
-pub(crate) struct RelativePath(PathBuf);
-
-impl RelativePath {
-    /// Checks that `path` stays below the directory it will be joined to.
-    ///
-    /// # Errors
-    /// The path is absolute, empty, or leaves the directory.
-    pub(crate) fn parse(path: impl AsRef<Path>) -> Outcome<Self> {
-        let path = path.as_ref();
-        let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        if inside && !path.as_os_str().is_empty() {
-            Ok(Self(path.to_path_buf()))
-        } else {
-            Err(Failure::new(format!("{} leaves its directory", path.display())))
-        }
-    }
-}
-
-impl TryFrom<PathBuf> for RelativePath {
-    type Error = Failure;
-    fn try_from(path: PathBuf) -> Outcome<Self> {
-        Self::parse(path)
-    }
-}
-
-impl From<RelativePath> for PathBuf {
-    fn from(path: RelativePath) -> Self {
-        path.0
-    }
-}
-
 /// Returns a URL without the credentials that people put into it.
 pub fn without_credentials(url: &str) -> String {
     if let Some((scheme, rest)) = url.split_once("://") {
@@ -312,13 +278,5 @@ mod tests {
         let late = RunId::new(jiff::Timestamp::from_second(1_000_000_001).unwrap(), 1);
         assert!(early < late);
         assert!(RunId::parse(early.as_str()).is_ok());
-    }
-
-    #[test]
-    fn relative_paths_stay_inside() {
-        assert!(RelativePath::parse("a/b").is_ok());
-        for bad in ["/a", "../a", "a/../b", ""] {
-            assert!(RelativePath::parse(bad).is_err(), "{bad:?}");
-        }
     }
 }
