@@ -237,10 +237,6 @@ pub struct HistoryArgs {
     /// Number of runs to list
     #[arg(long, short = 'n', alias = "number", value_name = "N", default_value_t = 20)]
     pub limit: usize,
-
-    /// Write a page with a plot of the downtimes to FILE
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "json"])]
-    pub html: Option<PathBuf>,
 }
 
 /// `rollback`

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::cli::HistoryArgs;
 use crate::report::human;
 use crate::report::outcome::Detail;
-use crate::report::{history_page, json, outcome};
+use crate::report::{json, outcome};
 use refresh_host::host::presence::check_there;
 use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history as past;
@@ -21,7 +21,7 @@ use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure};
 use refresh_system::screen;
 use refresh_system::screen::{Tone, fact, paint, print_line};
-use refresh_system::text::{count, duration, harmless, harmless_line};
+use refresh_system::text::{duration, harmless, harmless_line};
 
 use super::{run_id, wait};
 
@@ -43,11 +43,6 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Success, Er
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             print_line(&json::pretty(&reports));
-        } else if let Some(file) = &args.html {
-            let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-            let page = history_page::page(&layout.home().display().to_string(), &reports);
-            disk::write_atomic(file, page.as_bytes(), 0o644).map_err(context)?;
-            print_line(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
         } else {
             list(runs, &all, now.as_ref(), screen::width());
         }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::history_page::escaped;
 use refresh_events::run_report::Phase;
 use refresh_service::fence::Halt;
 use refresh_settings::names::{CommitId, RunId};
@@ -184,9 +183,32 @@ fn response(status: &str, kind: &str, extra: &str, body: &str, is_head: bool) ->
     bytes
 }
 
+/// Escapes text for HTML: a fact may come from another program.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_others_is_escaped() {
+        assert_eq!(
+            escaped("<script>a & \"b\"</script>"),
+            "&lt;script&gt;a &amp; &quot;b&quot;&lt;/script&gt;"
+        );
+    }
 
     const HALTED: &str = r#"{"run":"20261129T071000Z-1","since":"2026-11-29T07:10:00Z","reason":"<b>secret</b>",
         "cause":["its last lines:\npassword=hunter2"],

@@ -4,7 +4,6 @@
 
 pub mod error_json;
 pub mod github;
-pub mod history_page;
 pub mod human;
 pub mod json;
 pub mod outcome;
