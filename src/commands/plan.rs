@@ -93,7 +93,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     }
     let known = std::slice::from_ref(&incoming.commit);
     let observed = observed.with_drift(on, known, Some(&incoming.commit))?;
-    Ok(plan::build(&on.settings, &target, &observed, &incoming))
+    Ok(plan::build(&target, &observed, &incoming))
 }
 
 /// The largest number of named files, paths and local changes.
@@ -127,9 +127,8 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
     if let Some(ms) = last_downtime(on) {
         facts.add("downtime", &format!("{} in the last good run", duration(ms)));
     }
-    for action in &plan.actions {
-        let step = action.phase.step().unwrap_or_default();
-        facts.add(&format!("step {step}"), &format!("{}: {}", action.phase, harmless_line(&action.what)));
+    if !plan.hooks.is_empty() {
+        facts.add("hooks", &harmless_line(&plan.hooks.join(", ")));
     }
     let held = status_file::read(&on.layout).held_back;
     if let Some(held) = held.iter().find(|held| held.commit == plan.commit) {

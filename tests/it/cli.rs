@@ -155,8 +155,13 @@ fn a_dry_run_is_a_plan_and_neither_changes_anything() {
     host.write("local.txt", "mine\n");
     let before = (host.head(), host.report(), fs::read_link(host.layout.venv()).unwrap());
     let plan = host.tool(["plan"]).expect(0);
-    let text =
-        ["local.txt", "~ six ==1.16.0 → ==1.17.0", "would be built", "with 1 local change", ", 1 commit, "];
+    let text = [
+        "local.txt",
+        "~ six ==1.16.0 → ==1.17.0",
+        "would be built",
+        "1 change would be kept in the stash",
+        ", 1 commit, ",
+    ];
     for text in text {
         assert!(plan.out.contains(text), "{text:?} is missing in\n{}", plan.out);
     }

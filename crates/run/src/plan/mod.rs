@@ -10,15 +10,13 @@ pub mod rollback;
 pub mod space;
 mod target;
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use refresh_environments::BuildOutcome;
-use refresh_events::run_report::{LockSummary, Phase};
+use refresh_events::run_report::LockSummary;
 use refresh_git::history::Changes;
+use refresh_settings::Hook;
 use refresh_settings::names::{BranchName, CommitId, GenerationName};
-use refresh_settings::{Hook, Settings};
 use refresh_source::local::LocalChanges;
 use refresh_system::manifest::contamination::Contamination;
 
@@ -47,8 +45,6 @@ pub struct Plan {
     pub hooks: Vec<String>,
     /// Whether anything would change.
     pub changed: bool,
-    /// The steps, each with its effect and its reason.
-    pub actions: Vec<Action>,
 }
 
 /// The plan for the environment.
@@ -70,19 +66,8 @@ pub struct EnvironmentPlan {
     pub packages: Vec<String>,
 }
 
-/// One step of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Action {
-    /// The step.
-    pub phase: Phase,
-    /// Its effect.
-    pub what: String,
-    /// Its reason.
-    pub why: String,
-}
-
 /// Returns the plan of a run. Pure: the same input gives the same plan.
-pub fn build(settings: &Settings, target: &Target, observed: &Observed, incoming: &Incoming) -> Plan {
+pub fn build(target: &Target, observed: &Observed, incoming: &Incoming) -> Plan {
     let drift = observed.drift.clone().unwrap_or_default();
     let now = observed.live();
     let build = incoming.made == BuildOutcome::Built;
@@ -104,12 +89,8 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, incoming
         || observed.contamination.is_some()
         || observed.service.running().is_none()
         || observed.fence.is_some();
-    let actions = Phase::STEPS
-        .into_iter()
-        .map(|phase| action(phase, settings, observed, incoming, &drift, &hooks))
-        .collect();
     Plan {
-        schema: 1,
+        schema: 2,
         branch: target.branch().clone(),
         commit: incoming.commit.clone(),
         commit_now,
@@ -118,63 +99,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, incoming
         environment,
         hooks,
         changed,
-        actions,
     }
-}
-
-fn action(
-    phase: Phase,
-    settings: &Settings,
-    observed: &Observed,
-    incoming: &Incoming,
-    drift: &LocalChanges,
-    hooks: &[String],
-) -> Action {
-    let (what, why) = match phase {
-        Phase::Stop => {
-            let what = if observed.service.is_down() {
-                "raise the fence"
-            } else {
-                "raise the fence, stop the service"
-            };
-            (what.to_owned(), format!("the service is {}", observed.service))
-        }
-        Phase::Sync => {
-            let keep = match drift.count() {
-                _ if drift.not_comparable.is_some() => "; the old tree is kept in the stash".to_owned(),
-                0 => String::new(),
-                1 => "; the old tree is kept in the stash, with 1 local change".to_owned(),
-                count => format!("; the old tree is kept in the stash, with {count} local changes"),
-            };
-            let now = observed.tree.commit.as_ref().map_or("no commit", |commit| commit.short());
-            (format!("move {} into app/{keep}", incoming.commit.short()), format!("app/ is at {now}"))
-        }
-        Phase::Environment => {
-            let what = match (&incoming.ready, incoming.made) {
-                (Some(ready), BuildOutcome::Reused) if observed.live().as_ref() == Some(ready) => {
-                    format!("keep {ready}")
-                }
-                (Some(ready), BuildOutcome::Reused) => format!("switch venv to {ready}"),
-                _ => "build an environment and switch venv to it".to_owned(),
-            };
-            (what, incoming.reason.clone())
-        }
-        Phase::Prepare if hooks.is_empty() => ("run no hooks".to_owned(), "none are declared".to_owned()),
-        Phase::Prepare => {
-            let who = incoming.hooks.iter().map(|hook| hook.origin.to_string()).collect::<BTreeSet<_>>();
-            let who: Vec<String> = who.into_iter().collect();
-            (format!("run {}", hooks.join(", ")), format!("declared by {}", who.join(" and ")))
-        }
-        Phase::Restart => (
-            format!(
-                "start the service, probe it for up to {:?}, let it settle for {:?}",
-                settings.probe.deadline, settings.probe.settle
-            ),
-            "only an answer counts, not a start".to_owned(),
-        ),
-        _ => ("report commit, environment and service".to_owned(), "every run ends with it".to_owned()),
-    };
-    Action { phase, what, why }
 }
 
 fn hook_in_words(hook: &Hook) -> String {
