@@ -134,7 +134,7 @@ fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     let environments = Environments::new(site);
     let current = environments.current().unwrap();
     let looks = elapsed(|| {
-        (0..LOOKS).for_each(|_| drop(environments.contamination(current.generation().unwrap()).unwrap()));
+        (0..LOOKS).for_each(|_| drop(environments.contamination(current.recorded().unwrap()).unwrap()));
     });
     keep(What::Comparison, looks / f64::from(LOOKS));
     keep(What::Verify, elapsed(|| drop(host.tool(["verify", "--environment"]).expect(0))));

@@ -10,7 +10,7 @@ use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{GenerationName, RunId};
+use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 use refresh_system::manifest::contamination::Contamination;
@@ -29,7 +29,7 @@ struct List {
 /// One environment.
 #[derive(Debug, Serialize)]
 struct Line {
-    generation: GenerationName,
+    name: EnvironmentName,
     state: Standing,
     /// Whether `venv` points to it.
     live: bool,
@@ -77,12 +77,12 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
 
 fn line(on: &Installation, listed: Listed) -> Line {
     let Listed { name, standing, record, contamination } = listed;
-    let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.generation);
+    let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.environment);
     let of = |look: fn(&Record) -> u64| record.as_ref().map(look);
     Line {
         live: on.live().as_ref() == Some(&name),
         last_good: deployed.as_ref() == Some(&name),
-        generation: name,
+        name,
         state: standing,
         digest: record.as_ref().and_then(|record| record.digest.clone()),
         packages: record.as_ref().map(|record| record.packages.len()),
@@ -105,7 +105,7 @@ fn show(list: &List) {
         marks.extend(line.live.then_some("live"));
         marks.extend(line.last_good.then_some("last good"));
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
-        print_line(&format!("{}  {}{marks}", line.generation, paint(tone, line.state.word())));
+        print_line(&format!("{}  {}{marks}", line.name, paint(tone, line.state.word())));
         let mut words = Vec::new();
         words.extend(line.packages.map(|number| count(number, "package")));
         words.extend(line.bytes.map(size));
@@ -134,7 +134,7 @@ enum Doing {
 }
 
 fn prune(on: &Installation, keep: usize, doing: Doing) -> Outcome<()> {
-    let keep: Vec<GenerationName> = history::kept(on, keep)?.generations.into_iter().collect();
+    let keep: Vec<EnvironmentName> = history::kept(on, keep)?.environments.into_iter().collect();
     let names = match doing {
         Doing::Listing => on.environments().prunable(&keep)?,
         Doing::Removing => on.environments().prune(&keep)?,

@@ -123,7 +123,7 @@ impl LocalRun {
         known.extend(aimed);
         report.staged = !on.settings.strict_order;
         report.commit_before.clone_from(&observed.tree.commit);
-        report.environment.generation_before = observed.live();
+        report.environment.name_before = observed.live();
         report.warnings = warnings;
         let aim = (target, request.again.clone());
         let planned = begin(on, report, aim, known, Arc::clone(&self.events))

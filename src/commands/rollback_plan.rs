@@ -43,8 +43,8 @@ fn read(on: &Installation, run: Option<&RunId>) -> Outcome<RollbackPlan> {
     for warning in preflight::check(on, &observed, Makes::Nothing)? {
         on.runner.events().warn(&warning);
     }
-    let (commit, generation) = (observed.tree.commit.clone(), observed.live());
-    let now = CurrentState { fenced: observed.fence.is_some(), commit, generation };
+    let (commit, environment) = (observed.tree.commit.clone(), observed.live());
+    let now = CurrentState { fenced: observed.fence.is_some(), commit, environment };
     let pair = history::rollback_target(&on.layout, run, &now)?;
     RollbackPlan::read(on, observed, pair)
 }

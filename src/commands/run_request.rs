@@ -110,7 +110,7 @@ impl RunRequest {
                 let now = CurrentState {
                     fenced: on.is_fenced(),
                     commit: work_tree::of(on)?.commit,
-                    generation: on.live(),
+                    environment: on.live(),
                 };
                 let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
                 let from = now.commit.as_ref().map_or("no commit", |commit| commit.short());

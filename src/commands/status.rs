@@ -17,7 +17,7 @@ use refresh_service::deployed::Deployment;
 use refresh_service::fence::Fence;
 use refresh_service::probe;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_settings::names::{CommitId, EnvironmentName, RunId};
 use refresh_source::local::LocalChanges;
 use refresh_system::clock;
 use refresh_system::manifest::contamination::Contamination;
@@ -34,7 +34,7 @@ struct Status {
     deployed: Option<Deployment>,
     /// The commit of `app/`, even if it has not passed a health check.
     commit: Option<CommitId>,
-    generation: Option<GenerationName>,
+    environment_name: Option<EnvironmentName>,
     environment: std::path::PathBuf,
     /// The lock from which it was built.
     lock: Option<LockSummary>,
@@ -87,7 +87,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[], None)?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
-    let lock = match observed.environment.generation() {
+    let lock = match observed.environment.recorded() {
         Some(live) => on.environments().lock_of(live)?.map(|lock| lock.summary()),
         None => None,
     };
@@ -100,13 +100,13 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     Ok(Status {
         schema: 1,
         commit: observed.tree.commit.clone(),
-        generation: observed.live(),
+        environment_name: observed.live(),
         environment: on.layout.venv(),
         lock,
-        digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
+        digest: observed.environment.recorded().and_then(|live| live.record.digest.clone()),
         lost_interpreter: observed
             .environment
-            .generation()
+            .recorded()
             .and_then(|live| live.lost_interpreter())
             .map(|lost| lost.path.clone()),
         contamination: observed.contamination,
@@ -232,13 +232,13 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         return Some(on.as_typed(&format!("ladylinux-refresh wait {run}")));
     }
     let stopped = || {
-        let can_start = status.generation.is_some() && status.lost_interpreter.is_none();
+        let can_start = status.environment_name.is_some() && status.lost_interpreter.is_none();
         let is_stopped = status.service.state == "stopped" && status.deployed.is_some() && can_start;
         is_stopped.then(|| on.as_typed("ladylinux-refresh service start"))
     };
     let first = || {
         let is_new = status.deployed.is_none()
-            || status.generation.is_none()
+            || status.environment_name.is_none()
             || status.contamination.is_some()
             || status.lost_interpreter.is_some();
         is_new.then(|| on.as_typed("ladylinux-refresh run"))
@@ -281,7 +281,7 @@ fn commits(on: &Installation, status: &Status, facts: &mut Facts) {
 }
 
 fn environment(on: &Installation, status: &Status, facts: &mut Facts) {
-    facts.add("environment", status.generation.as_ref().map_or("none", GenerationName::as_str));
+    facts.add("environment", status.environment_name.as_ref().map_or("none", EnvironmentName::as_str));
     facts.add("", &status.environment.display().to_string());
     if let Some(lost) = &status.lost_interpreter {
         let lost = lost.display();

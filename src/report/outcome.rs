@@ -158,7 +158,7 @@ pub fn outage(seen: &Outage, facts: &mut Facts) {
 
 fn environment(report: &Report, facts: &mut Facts) {
     let environment = &report.environment;
-    let mut words: Vec<String> = environment.generation.iter().map(ToString::to_string).collect();
+    let mut words: Vec<String> = environment.name.iter().map(ToString::to_string).collect();
     words.extend(environment.interpreter.clone());
     words.extend(environment.packages.map(|number| count(number, "package")));
     if environment.built {
@@ -168,7 +168,7 @@ fn environment(report: &Report, facts: &mut Facts) {
     facts.add("", &environment.path.display().to_string());
     for contaminated in &environment.contaminated {
         let number = count(contaminated.count, "path");
-        let text = format!("{} was changed manually, {number}", contaminated.generation);
+        let text = format!("{} was changed manually, {number}", contaminated.name);
         facts.add("contaminated", &paint(Tone::Warning, &text));
         for found in contaminated.found.iter().take(5) {
             facts.add("", &harmless_line(&found.to_string()));

@@ -80,7 +80,7 @@ fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_repaired_by_the_next_run() {
         }),
         ("a torn status.json", |rig| cut(&rig.host.layout.status_file(), |length| length / 2)),
         ("a torn deployed.env", |rig| cut(&rig.host.layout.deployed_env(), |length| length / 2)),
-        ("a torn generation record", |rig| {
+        ("a torn environment record", |rig| {
             let live = fs::read_link(rig.host.layout.venv()).unwrap();
             let name = live.file_name().unwrap().to_str().unwrap().to_owned();
             cut(&rig.host.layout.environment_records().join(format!("{name}.json")), |length| length / 2);

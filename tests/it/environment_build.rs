@@ -43,8 +43,8 @@ fn rw_5_3_cached_packages_are_built_without_any_network_in_either_form_of_a_lock
         world.offline = true;
         let files = [("requirements.txt", form.as_str())];
         let second = world.ensure_with(&files, Strategy::Always, "run-2").unwrap();
-        assert!(was_built(&second) && second.generation.name != first.generation.name);
-        assert_eq!(second.generation.record.digest, first.generation.record.digest);
+        assert!(was_built(&second) && second.environment.name != first.environment.name);
+        assert_eq!(second.environment.record.digest, first.environment.record.digest);
         assert_eq!(index.asked().len(), asked, "the index was asked");
         // A build that needs the network would fail here.
         disk::remove_tree(&world.layout.uv().join("cache")).unwrap();
@@ -72,14 +72,14 @@ fn of_two_packages_with_one_file_the_later_one_in_the_lock_always_wins_and_is_na
         for run in 0..3 {
             let files = [("requirements.txt", definition.as_str())];
             let built = world.ensure_with(&files, Strategy::Always, &format!("run-{winner}-{run}")).unwrap();
-            let text = fs::read_to_string(site(&built.generation.path).join("common.py")).unwrap();
+            let text = fs::read_to_string(site(&built.environment.path).join("common.py")).unwrap();
             assert_eq!(text, format!("owner = '{winner}'\n"));
             assert_eq!(packages(&built), ["aaa", "middle", "zzz"]);
-            let overlaps = &built.generation.record.built().unwrap().overlaps;
+            let overlaps = &built.environment.record.built().unwrap().overlaps;
             assert_eq!(overlaps.len(), 1);
             assert_eq!(overlaps[0].path, "common.py");
             assert_eq!(overlaps[0].packages.last().map(String::as_str), Some(winner));
-            assert!(world.environments().contamination_by_bytes(&built.generation).unwrap().is_none());
+            assert!(world.environments().contamination_by_bytes(&built.environment).unwrap().is_none());
         }
         assert!(world.reported.has(&format!("the one of {winner} is used")));
     }
@@ -90,11 +90,11 @@ fn an_environment_shares_no_file_with_the_cache_it_was_built_from() {
     let index = Index::new(&[release("alpha", "1.0")]);
     let world = world(&index);
     let built = world.ensure("alpha==1.0\n", "run-1").unwrap();
-    let file = site(&built.generation.path).join("alpha.py");
+    let file = site(&built.environment.path).join("alpha.py");
     assert_eq!(fs::metadata(&file).unwrap().nlink(), 1);
     assert!(!file.is_symlink());
-    assert!(site(&built.generation.path).join("__pycache__").is_dir(), "nothing was compiled");
-    assert!(!site(&built.generation.path).join("pip").exists());
+    assert!(site(&built.environment.path).join("__pycache__").is_dir(), "nothing was compiled");
+    assert!(!site(&built.environment.path).join("pip").exists());
 }
 
 #[test]
@@ -113,14 +113,14 @@ fn a_package_without_a_wheel_is_refused_by_name_or_built_from_source_if_the_host
     world.python.allow_source = true;
     let built = world.ensure(source_only, "run-2").unwrap();
     assert_eq!(packages(&built), ["docopt"]);
-    assert_eq!(built.generation.record.built().unwrap().from_source, ["docopt 0.6.2"]);
+    assert_eq!(built.environment.record.built().unwrap().from_source, ["docopt 0.6.2"]);
 }
 
 #[test]
 fn rw_5_3_leftovers_of_an_interrupted_build_are_removed_and_never_used() {
     let index = Index::new(&[release("alpha", "1.0")]);
     let world = world(&index);
-    let first = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;
+    let first = world.ensure("alpha==1.0\n", "run-1").unwrap().environment;
     let records = world.layout.environment_records();
     for left in [format!("{}.json", first.name), format!("{}.manifest", first.name)] {
         fs::remove_file(records.join(left)).unwrap();
@@ -133,18 +133,18 @@ fn rw_5_3_leftovers_of_an_interrupted_build_are_removed_and_never_used() {
     let second = world.ensure("alpha==1.0\n", "run-2").unwrap();
     assert!(was_built(&second));
     assert!(world.reported.has("discarded the unfinished environment"));
-    assert_eq!(names(&world.layout.environments()), [second.generation.name.as_str()]);
+    assert_eq!(names(&world.layout.environments()), [second.environment.name.as_str()]);
     assert!(names(&world.layout.uv().join("scratch")).is_empty());
-    assert!(world.environments().contamination_by_bytes(&second.generation).unwrap().is_none());
+    assert!(world.environments().contamination_by_bytes(&second.environment).unwrap().is_none());
 }
 
 #[test]
 fn a_manually_installed_package_is_found_by_the_manifest_alone() {
     let index = Index::new(&[release("alpha", "1.0"), release("beta", "1.0")]);
     let world = world(&index);
-    let built = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;
+    let built = world.ensure("alpha==1.0\n", "run-1").unwrap().environment;
     // Read-only permissions do not restrict root.
-    let other = world.ensure("beta==1.0\n", "run-2").unwrap().generation;
+    let other = world.ensure("beta==1.0\n", "run-2").unwrap().environment;
     let stray = site(&built.path).join("beta.py");
     disk::set_mode(&site(&built.path), 0o755).unwrap();
     fs::copy(site(&other.path).join("beta.py"), &stray).unwrap();
@@ -152,7 +152,7 @@ fn a_manually_installed_package_is_found_by_the_manifest_alone() {
     assert!(found.found.iter().any(|finding| built.path.join(&finding.path) == stray), "{found:?}");
     let again = world.ensure("alpha==1.0\n", "run-3").unwrap();
     assert!(was_built(&again), "it was used again");
-    assert!(!site(&again.generation.path).join("beta.py").exists());
+    assert!(!site(&again.environment.path).join("beta.py").exists());
 }
 
 #[test]
@@ -161,10 +161,10 @@ fn locks_that_no_environment_needs_are_removed() {
     let world = world(&index);
     let first = world.ensure("alpha==1.0\n", "run-1").unwrap();
     let second = world.ensure("beta==1.0\n", "run-2").unwrap();
-    world.environments().switch(&first.generation.name).unwrap();
+    world.environments().switch(&first.environment.name).unwrap();
     assert_eq!(names(&world.layout.locks()).len(), 2);
-    assert_eq!(world.environments().prune(&[]).unwrap(), [second.generation.name]);
+    assert_eq!(world.environments().prune(&[]).unwrap(), [second.environment.name]);
     world.environments().prune_locks().unwrap();
     let left = names(&world.layout.locks());
-    assert_eq!(left, [format!("{}.json", first.generation.record.built().unwrap().parts.key())]);
+    assert_eq!(left, [format!("{}.json", first.environment.record.built().unwrap().parts.key())]);
 }

@@ -118,7 +118,7 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
     let host = application("");
     let status = json(&host, "/api/status");
     assert_eq!(status["commit"], host.head().as_str());
-    assert_eq!(status["generation"], host.report()["environment"]["generation"]);
+    assert_eq!(status["environment"], host.report()["environment"]["name"]);
     add_note(&host, "written before the refresh");
     let before = host.report();
 
@@ -133,7 +133,7 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
     );
     let status = json(&host, "/api/status");
     assert_eq!(status["commit"], commit.as_str());
-    assert_eq!(status["generation"], report["environment"]["generation"]);
+    assert_eq!(status["environment"], report["environment"]["name"]);
     let notes = json(&host, "/api/notes?q=before");
     assert_eq!(notes[0]["text"], "written before the refresh");
 

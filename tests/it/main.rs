@@ -49,7 +49,7 @@ mod json_errors;
 mod ladylinux_requirements;
 mod models;
 mod output;
-mod python_generation;
+mod python_environment;
 mod python_lock;
 mod python_proof;
 mod refresh;

@@ -168,7 +168,7 @@ fn requirements_of_the_host_are_added_and_change_nothing_that_the_application_lo
         let lock = world.environments().lock(&wanted).unwrap();
         assert_eq!(listed(&lock), expected, "{}", files.0);
         let built = world.ensure_with(&[files], Strategy::WhenChanged, "run-1").unwrap();
-        assert_eq!(built.generation.record.packages.len(), expected.len());
+        assert_eq!(built.environment.record.packages.len(), expected.len());
     }
     world.also = Some("beta==1.6\n".to_owned());
     let error = refusal(lock(&world, &[("pylock.toml", &standard)]));
@@ -187,7 +187,7 @@ fn a_package_with_its_own_index_comes_from_there_and_no_other_does() {
         assert_eq!(listed(&lock), ["alpha 1.0", "beta 7.0"], "{asked}");
     }
     let built = world.ensure("alpha==1.0\n", "run-1").unwrap();
-    assert_eq!(built.generation.record.packages[1].version, "7.0");
+    assert_eq!(built.environment.record.packages[1].version, "7.0");
     assert!(own.asked().iter().all(|line| !line.contains("/simple/alpha")), "{:?}", own.asked());
 }
 
@@ -200,8 +200,8 @@ fn an_unreachable_index_is_not_needed_for_cached_packages() {
     // The definition is another one, and the packages of its lock are in the cache.
     index.away();
     let second = world.ensure("alpha==1.0\nbeta\n", "run-2").unwrap();
-    assert_eq!(second.generation.record.digest, first.generation.record.digest);
-    let lock = world.environments().lock_of(&second.generation).unwrap().unwrap();
+    assert_eq!(second.environment.record.digest, first.environment.record.digest);
+    let lock = world.environments().lock_of(&second.environment).unwrap().unwrap();
     assert!(why_not(&lock).unwrap().contains("resolved from what uv has in its cache"));
     let error = world.ensure("gamma\n", "run-3").unwrap_err().chain().join(": ");
     assert!(error.contains("index cannot be reached"), "{error}");
@@ -237,7 +237,7 @@ fn rw_5_3_a_pylock_of_the_application_selects_the_packages() {
     assert_eq!(packages(&ensured), ["alpha", "beta"]);
     assert!(world.reported.has("the application's pylock.toml selects the packages"));
     assert!(world.reported.has("requirements.txt does not count"));
-    let kept = world.environments().lock_of(&ensured.generation).unwrap().unwrap();
+    let kept = world.environments().lock_of(&ensured.environment).unwrap().unwrap();
     assert_eq!(kept.summary().source, "pylock.toml");
 }
 

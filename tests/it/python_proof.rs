@@ -19,12 +19,12 @@ fn rw_8_2_two_installations_one_of_them_offline_make_an_environment_of_the_same_
             ["{venv}/bin/uvicorn", "black:main", "api_layer:app"].map(str::to_owned).into();
         let ensured = world.ensure(ODD, "run-1").unwrap();
         assert!(packages(&ensured).contains(&"greenlet".to_owned()));
-        assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
-        ensured.generation.record.digest.unwrap()
+        assert!(world.environments().contamination_by_bytes(&ensured.environment).unwrap().is_none());
+        ensured.environment.record.digest.unwrap()
     });
     assert_eq!(digests[0], digests[1]);
     let other = World::new().ensure("six==1.17.0\n", "run-1").unwrap();
-    assert_ne!(other.generation.record.digest.as_ref(), Some(&digests[0]));
+    assert_ne!(other.environment.record.digest.as_ref(), Some(&digests[0]));
 }
 
 #[test]
@@ -47,8 +47,8 @@ fn an_environment_that_cannot_import_a_declared_module_is_not_used() {
     assert!(error.contains("does not serve any more") && error.contains("no_such_module"), "{error}");
     world.python.imports = vec!["six".into(), "json".into()];
     let tried = world.ensure("six==1.17.0\n", "run-4").unwrap();
-    assert_eq!((tried.made, &tried.generation.name), (BuildOutcome::Reused, &built.generation.name));
-    assert!(world.environments().contamination_by_bytes(&tried.generation).unwrap().is_none());
+    assert_eq!((tried.made, &tried.environment.name), (BuildOutcome::Reused, &built.environment.name));
+    assert!(world.environments().contamination_by_bytes(&tried.environment).unwrap().is_none());
     let again = world.ensure("six==1.17.0\n", "run-5").unwrap();
-    assert_eq!(again.generation, tried.generation, "it was written down");
+    assert_eq!(again.environment, tried.environment, "it was written down");
 }

@@ -187,7 +187,7 @@ fn normal_line(line: &str, stage: &Stage) -> String {
         // The length of the part that fits depends on the durations before it.
         line = format!("{}… 1.00 s", &line[..start]);
     }
-    line = replaced(&line, cut_generation, |found| {
+    line = replaced(&line, cut_environment, |found| {
         format!("{}…", &"0123456789abcdef"[..found - '…'.len_utf8()])
     });
     line = replaced(&line, run_id, |found| {
@@ -197,7 +197,7 @@ fn normal_line(line: &str, stage: &Stage) -> String {
         replaced(&line, |text| digits(text, "dddd-dd-ddTdd:dd:ddZ"), |_| "2026-01-02T03:04:05Z".to_owned());
     line = replaced(&line, |text| digits(text, "dddd-dd-dd dd:dd:dd"), |_| "2026-01-02 03:04:05".to_owned());
     line = replaced(&line, |text| digits(text, "dddd-dd-dd dd:dd"), |_| "2026-01-02 03:04".to_owned());
-    line = replaced(&line, generation, |_| "0123456789abcdef-1".to_owned());
+    line = replaced(&line, environment, |_| "0123456789abcdef-1".to_owned());
     line = replaced(&line, |text| hex(text, 64), |_| "0".repeat(64));
     line = replaced(&line, |text| after(text, "cpython ", "0123456789."), |_| "cpython 3.12.0".to_owned());
     line = replaced(&line, |text| after(text, "pid ", "0123456789"), |_| "pid 1234".to_owned());
@@ -263,14 +263,14 @@ fn hex(text: &str, number: usize) -> Option<usize> {
 }
 
 /// The length of the name of an environment.
-fn generation(text: &str) -> Option<usize> {
+fn environment(text: &str) -> Option<usize> {
     let name = hex(text, 16)?;
     let number = text[name..].strip_prefix('-')?.chars().take_while(char::is_ascii_digit).count();
     (number > 0).then_some(name + 1 + number)
 }
 
 /// The length of the name of an environment that is cut at 60 columns.
-fn cut_generation(text: &str) -> Option<usize> {
+fn cut_environment(text: &str) -> Option<usize> {
     let name = text.chars().take_while(char::is_ascii_hexdigit).count();
     text[name..].starts_with('…').then(|| name + '…'.len_utf8()).filter(|_| name > 10)
 }

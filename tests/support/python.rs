@@ -167,9 +167,9 @@ impl Drop for World {
     }
 }
 
-/// The names of the packages of a generation.
+/// The names of the packages of an environment.
 pub fn packages(ensured: &Ensured) -> Vec<String> {
-    ensured.generation.record.packages.iter().map(|package| package.name.clone()).collect()
+    ensured.environment.record.packages.iter().map(|package| package.name.clone()).collect()
 }
 
 pub fn was_built(ensured: &Ensured) -> bool {

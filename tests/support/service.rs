@@ -16,7 +16,7 @@ use refresh_service::deployed::Deployment;
 use refresh_service::port::Address;
 use refresh_service::{Admission, Before, Force, ServiceManager, Started, StartedHow, fence, health, port};
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 use refresh_system::clock;
 use refresh_system::error::Failure;
 
@@ -277,7 +277,7 @@ pub(crate) fn the_service_finds_its_environment_file_its_version_and_its_directo
         commit: CommitId::parse(&"0a".repeat(20)).unwrap(),
         branch: BranchName::parse("main").unwrap(),
         refreshed_at: "2026-01-02T03:04:05Z".parse().unwrap(),
-        generation: GenerationName::parse("abc-1").unwrap(),
+        environment: EnvironmentName::parse("abc-1").unwrap(),
         run: RunId::parse("r-1").unwrap(),
     };
     deployed.write(bench.layout()).unwrap();

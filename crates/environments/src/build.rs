@@ -2,22 +2,22 @@
 
 use refresh_events::run_report::Overlap;
 use refresh_settings::Strategy;
-use refresh_settings::names::{GenerationName, RunId};
+use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::manifest::contamination::Contamination;
 use refresh_system::{checkpoint, clock, disk, interrupt};
 
 use super::compare::By;
 use super::construct::{BuildRequest, BuildResponse, OPERATION};
-use super::generation::{EnvironmentSpec, Environments, Generation};
 use super::lock::Lock;
 use super::record::{self, Built, ImportChecks, Origin, Record};
+use super::recorded_environments::{EnvironmentSpec, Environments, RecordedEnvironment};
 
-/// A good generation that fits the specification.
+/// A good environment that fits the specification.
 #[derive(Debug, Clone)]
 pub struct Ensured {
-    /// The generation.
-    pub generation: Generation,
+    /// The environment.
+    pub environment: RecordedEnvironment,
     /// Whether it had to be built.
     pub made: BuildOutcome,
     /// Why it was built or reused.
@@ -26,16 +26,16 @@ pub struct Ensured {
     pub contaminated: Vec<Contaminated>,
 }
 
-/// A generation that was changed, and the change found in it.
+/// An environment that was changed, and the change found in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contaminated {
-    /// The generation.
-    pub generation: GenerationName,
+    /// The environment.
+    pub name: EnvironmentName,
     /// The change.
     pub found: Contamination,
 }
 
-/// How a generation was obtained.
+/// How an environment was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildOutcome {
     /// It was built in this call.
@@ -45,9 +45,9 @@ pub enum BuildOutcome {
 }
 
 impl Environments<'_> {
-    /// Returns a good generation of the specification (RW-5.3). With [`Strategy::Always`] (RW-5.3a) a generation is
+    /// Returns a good environment of the specification (RW-5.3). With [`Strategy::Always`] (RW-5.3a) an environment is
     /// built again unless the run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
-    /// one is reused. Unfinished generations of an interrupted run are discarded first.
+    /// one is reused. Unfinished environments of an interrupted run are discarded first.
     ///
     /// # Errors
     /// The build fails; nothing of it remains. The reason is the message of the installer.
@@ -56,7 +56,7 @@ impl Environments<'_> {
         self.ensure_from(wanted, None, strategy, run)
     }
 
-    /// Returns a good generation with the content of an earlier one. If that is no longer good, it is built again from
+    /// Returns a good environment with the content of an earlier one. If that is no longer good, it is built again from
     /// the lock that it was built from.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Environments<'_> {
     pub fn rebuild_from_lock(
         &self,
         wanted: &EnvironmentSpec,
-        name: &GenerationName,
+        name: &EnvironmentName,
         strategy: Strategy,
         run: &RunId,
     ) -> Outcome<Ensured> {
@@ -73,7 +73,7 @@ impl Environments<'_> {
         let why = if is_changed { "was changed manually" } else { "or its interpreter does not exist" };
         let lock = match &record {
             Some(record) => self.lock_in(record)?,
-            // The generation was pruned, and its record with it. Its definition gives the same result, unless it may
+            // The environment was pruned, and its record with it. Its definition gives the same result, unless it may
             // have been resolved in another way then.
             None => self.known_lock(wanted)?.filter(|lock| lock.summary().not_reproducible.is_none()),
         };
@@ -94,7 +94,7 @@ impl Environments<'_> {
         Ok(ensured)
     }
 
-    /// Returns a good generation, built from this lock or from that of the definition.
+    /// Returns a good environment, built from this lock or from that of the definition.
     fn ensure_from(
         &self,
         wanted: &EnvironmentSpec,
@@ -105,65 +105,71 @@ impl Environments<'_> {
         self.discard_incomplete()?;
         let mut contaminated = Vec::new();
         let mut unchanged = None;
-        if let Some(live) = self.current()?.generation() {
+        if let Some(live) = self.current()?.recorded() {
             match self.examine(live)? {
                 Some(found) => contaminated.push(found),
                 None => unchanged = Some(live.name.clone()),
             }
         }
-        let is_of_this_run =
-            |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
+        let is_of_this_run = |environment: &RecordedEnvironment| {
+            environment.record.built().is_some_and(|built| built.run == *run)
+        };
         let lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
         // The best one last: the one that this run has built, else the newest.
         let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
-        of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
+        of_this.retain(|environment| strategy == Strategy::WhenChanged || is_of_this_run(environment));
         of_this.sort_by_key(is_of_this_run);
-        while let Some(generation) = of_this.pop() {
-            let is_examined = unchanged.as_ref() == Some(&generation.name);
-            if !is_examined && let Some(found) = self.examine(&generation)? {
+        while let Some(environment) = of_this.pop() {
+            let is_examined = unchanged.as_ref() == Some(&environment.name);
+            if !is_examined && let Some(found) = self.examine(&environment)? {
                 contaminated.push(found);
                 continue;
             }
-            let generation = self.recheck_imports(generation)?;
-            let why = if is_of_this_run(&generation) {
+            let environment = self.recheck_imports(environment)?;
+            let why = if is_of_this_run(&environment) {
                 "this run has built it already"
             } else {
                 "requirements unchanged"
             };
-            return Ok(Ensured { generation, made: BuildOutcome::Reused, why: why.to_owned(), contaminated });
+            return Ok(Ensured {
+                environment,
+                made: BuildOutcome::Reused,
+                why: why.to_owned(),
+                contaminated,
+            });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
-        let generation = self.build(wanted, &lock, run)?;
-        Ok(Ensured { generation, made: BuildOutcome::Built, why, contaminated })
+        let environment = self.build(wanted, &lock, run)?;
+        Ok(Ensured { environment, made: BuildOutcome::Built, why, contaminated })
     }
 
-    /// Tries the imports of a generation that was verified for a different use: the host now declares other modules, or
+    /// Tries the imports of an environment that was verified for a different use: the host now declares other modules, or
     /// starts its service with another command.
-    fn recheck_imports(&self, mut generation: Generation) -> Outcome<Generation> {
+    fn recheck_imports(&self, mut environment: RecordedEnvironment) -> Outcome<RecordedEnvironment> {
         let checks = ImportChecks::of(self.site.python);
-        if generation.record.built().is_none_or(|built| built.tried_for.as_ref() == Some(&checks)) {
-            return Ok(generation);
+        if environment.record.built().is_none_or(|built| built.tried_for.as_ref() == Some(&checks)) {
+            return Ok(environment);
         }
         self.site
-            .try_imports(generation.path.clone())
-            .context(|| format!("the environment {} does not serve any more", generation.name))?;
-        generation.record = generation.record.tried_for(checks);
-        generation.record.write(self.site.layout)?;
-        Ok(generation)
+            .try_imports(environment.path.clone())
+            .context(|| format!("the environment {} does not serve any more", environment.name))?;
+        environment.record = environment.record.tried_for(checks);
+        environment.record.write(self.site.layout)?;
+        Ok(environment)
     }
 
-    /// Checks whether a generation was changed. If it was, the change is recorded, and the generation is never used
+    /// Checks whether an environment was changed. If it was, the change is recorded, and the environment is never used
     /// again.
     ///
     /// # Errors
-    /// The generation cannot be read, or its record cannot be written.
-    pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
-        let Some(found) = self.compare(generation, By::Metadata)? else { return Ok(None) };
-        self.mark_contaminated(generation, &found)?;
-        Ok(Some(Contaminated { generation: generation.name.clone(), found }))
+    /// The environment cannot be read, or its record cannot be written.
+    pub fn examine(&self, environment: &RecordedEnvironment) -> Outcome<Option<Contaminated>> {
+        let Some(found) = self.compare(environment, By::Metadata)? else { return Ok(None) };
+        self.mark_contaminated(environment, &found)?;
+        Ok(Some(Contaminated { name: environment.name.clone(), found }))
     }
 
-    fn build(&self, wanted: &EnvironmentSpec, lock: &Lock, run: &RunId) -> Outcome<Generation> {
+    fn build(&self, wanted: &EnvironmentSpec, lock: &Lock, run: &RunId) -> Outcome<RecordedEnvironment> {
         let layout = self.site.layout;
         self.site.ensure_uv(&wanted.interpreter)?;
         let name = self.next_name(&wanted.parts(lock).fingerprint())?;
@@ -176,19 +182,19 @@ impl Environments<'_> {
             }
             Ok(())
         });
-        let generation = built.context(|| format!("cannot build the environment {name}"))?;
+        let environment = built.context(|| format!("cannot build the environment {name}"))?;
         tidied?;
-        Ok(generation)
+        Ok(environment)
     }
 
     /// The steps of a build. The record comes last: without it the environment is not finished.
     fn build_as(
         &self,
-        name: &GenerationName,
+        name: &EnvironmentName,
         wanted: &EnvironmentSpec,
         lock: &Lock,
         run: &RunId,
-    ) -> Outcome<Generation> {
+    ) -> Outcome<RecordedEnvironment> {
         let site = self.site;
         let start = clock::monotonic();
         let directory = site.layout.environment(name);
@@ -221,6 +227,6 @@ impl Environments<'_> {
         let record = Record::new(name.clone(), origin, made.packages, made.size, Some(made.digest));
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
-        Ok(Generation { name: name.clone(), path: directory, record })
+        Ok(RecordedEnvironment { name: name.clone(), path: directory, record })
     }
 }

@@ -14,9 +14,9 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{checkpoint, disk};
 
 use super::construct::{self, BuildRequest};
-use super::generation::{EnvironmentSpec, Environments};
 use super::interpreter::Interpreter;
 use super::lock::Lock;
+use super::recorded_environments::{EnvironmentSpec, Environments};
 use super::uv_operation::{Setup, UvOperation};
 use super::{Site, record, uv};
 

@@ -1,7 +1,7 @@
 //! The Python that environments are made with: it is found, queried and checked.
 //!
 //! The query returns its *base* executable. A pyenv shim or an active virtual environment of the caller thus does not
-//! reach the generations.
+//! reach the environments.
 
 use std::path::PathBuf;
 

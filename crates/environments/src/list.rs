@@ -3,20 +3,20 @@
 use serde::Serialize;
 
 use refresh_settings::Python;
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::error::Outcome;
 use refresh_system::manifest::contamination::Contamination;
 
 use super::Site;
-use super::generation::{Environments, Generation};
 use super::interpreter::Interpreter;
 use super::record::{self, Record};
+use super::recorded_environments::{Environments, RecordedEnvironment};
 
 /// An environment in the list of all.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// Its name.
-    pub name: GenerationName,
+    pub name: EnvironmentName,
     /// Its standing.
     pub standing: Standing,
     /// Its record.
@@ -59,7 +59,7 @@ impl Environments<'_> {
     pub fn overview(&self) -> Outcome<Vec<Listed>> {
         let mut all = Vec::new();
         for name in record::known_names(self.site.layout)? {
-            let Some(generation) = self.known(&name)? else {
+            let Some(environment) = self.known(&name)? else {
                 let record = Record::read(self.site.layout, &name)?;
                 if record.is_some() {
                     // Only the record from which it can be built again remains.
@@ -68,13 +68,13 @@ impl Environments<'_> {
                 all.push(Listed { name, standing: Standing::Incomplete, record, contamination: None });
                 continue;
             };
-            let contamination = self.contamination(&generation)?;
-            let standing = match (&contamination, generation.record.built()) {
+            let contamination = self.contamination(&environment)?;
+            let standing = match (&contamination, environment.record.built()) {
                 (Some(_), _) => Standing::Contaminated,
                 (None, None) => Standing::Adopted,
                 (None, Some(_)) => Standing::Good,
             };
-            all.push(Listed { name, standing, record: Some(generation.record), contamination });
+            all.push(Listed { name, standing, record: Some(environment.record), contamination });
         }
         all.sort_by_key(|listed| std::cmp::Reverse(listed.record.as_ref().map(|record| record.recorded_at)));
         Ok(all)
@@ -85,10 +85,10 @@ impl Environments<'_> {
     ///
     /// # Errors
     /// The run was interrupted.
-    pub fn interpreter_problem(&self, generation: &Generation) -> Outcome<Option<String>> {
-        let Some(built) = generation.record.built() else { return Ok(None) };
+    pub fn interpreter_problem(&self, environment: &RecordedEnvironment) -> Outcome<Option<String>> {
+        let Some(built) = environment.record.built() else { return Ok(None) };
         let recorded = &built.interpreter;
-        let leads_to = generation.path.join("bin/python").canonicalize().ok();
+        let leads_to = environment.path.join("bin/python").canonicalize().ok();
         if leads_to.as_ref() != Some(&recorded.path) {
             let now = leads_to.map_or("nothing".to_owned(), |path| path.display().to_string());
             return Ok(Some(format!("it leads to {now} instead of {}", recorded.path.display())));

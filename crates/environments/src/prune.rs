@@ -1,25 +1,25 @@
-//! Removes generations: unfinished ones, and those that are no longer needed.
+//! Removes environments: unfinished ones, and those that are no longer needed.
 
 use std::path::PathBuf;
 
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
-use super::generation::{Environments, VenvState, number};
 use super::lock::Lock;
 use super::record::{self, Record};
+use super::recorded_environments::{Environments, VenvState, number};
 use super::switch::ADOPTED;
 use super::uv_operation::SCRATCH;
 
 impl Environments<'_> {
     /// Removes the remains of an interrupted run: directories without a record, manifests without one, and scratch
     /// directories. Finishes an interrupted adoption. Never removes the target of `venv`, nor anything without the name
-    /// of a generation. Returns the removed names.
+    /// of an environment. Returns the removed names.
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub fn discard_incomplete(&self) -> Outcome<Vec<GenerationName>> {
+    pub fn discard_incomplete(&self) -> Outcome<Vec<EnvironmentName>> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         disk::remove_tree(&layout.uv().join(SCRATCH))?;
@@ -42,12 +42,12 @@ impl Environments<'_> {
         Ok(discarded)
     }
 
-    /// Removes all generations except those named and the live one, and returns the removed ones. If a named one was
+    /// Removes all environments except those named and the live one, and returns the removed ones. If a named one was
     /// changed, only its directory is removed.
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+    pub fn prune(&self, keep: &[EnvironmentName]) -> Outcome<Vec<EnvironmentName>> {
         let names = self.prunable(keep)?;
         for name in &names {
             if keep.contains(name) {
@@ -83,11 +83,11 @@ impl Environments<'_> {
         Ok(())
     }
 
-    /// Returns the generations that [`Self::prune`] would remove.
+    /// Returns the environments that [`Self::prune`] would remove.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+    pub fn prunable(&self, keep: &[EnvironmentName]) -> Outcome<Vec<EnvironmentName>> {
         let live = self.live_directory()?;
         let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
@@ -107,21 +107,21 @@ impl Environments<'_> {
     fn live_directory(&self) -> Outcome<Option<PathBuf>> {
         Ok(match self.current()? {
             VenvState::Unrecorded(path) => Some(path),
-            VenvState::Generation(live) => Some(live.path),
+            VenvState::Recorded(live) => Some(live.path),
             VenvState::Missing | VenvState::RealDirectory => None,
         })
     }
 
     /// Removes the record first. If the program is killed then, the rest of the directory counts as unfinished and is
     /// never used.
-    fn remove(&self, name: &GenerationName) -> Outcome<()> {
+    fn remove(&self, name: &EnvironmentName) -> Outcome<()> {
         Record::remove(self.site.layout, name)?;
         disk::remove_tree(&self.site.layout.environment(name))
     }
 }
 
 /// Returns whether the tool gave this name: it begins with sixteen hexadecimal digits or `adopted`.
-fn is_ours(name: &GenerationName) -> bool {
+fn is_ours(name: &EnvironmentName) -> bool {
     let word = name.as_str().rsplit_once('-').map_or("", |(word, _)| word);
     let fingerprint =
         word.len() == 16 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

@@ -1,6 +1,6 @@
-//! The record of a generation, kept outside it. Only a generation with a record is finished and can be good.
+//! The record of an environment, kept outside it. Only an environment with a record is finished and can be good.
 //!
-//! `<name>.json` is the record, `<name>.manifest` lists the generation's files. The record is written last; a directory
+//! `<name>.json` is the record, `<name>.manifest` lists the environment's files. The record is written last; a directory
 //! without one was not finished, whatever its content.
 
 use std::fs;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use refresh_events::run_report::Overlap;
 use refresh_settings::Python;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{GenerationName, RunId};
+use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 use refresh_system::manifest::contamination::Contamination;
@@ -26,12 +26,12 @@ const SCHEMA: u32 = 2;
 /// The oldest supported version: its records have no digest.
 const OLDEST: u32 = 1;
 
-/// The record of one generation.
+/// The record of one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     schema: u32,
-    /// The generation.
-    pub name: GenerationName,
+    /// The environment.
+    pub name: EnvironmentName,
     /// Whether it may be used.
     pub state: State,
     /// Its origin.
@@ -50,7 +50,7 @@ pub struct Record {
     pub digest: Option<String>,
 }
 
-/// Whether a generation may be used.
+/// Whether an environment may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -65,7 +65,7 @@ pub enum State {
     },
 }
 
-/// The origin of a generation.
+/// The origin of an environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -75,7 +75,7 @@ pub enum Origin {
     Adopted,
 }
 
-/// The run that built a generation, its sources and its tools.
+/// The run that built an environment, its sources and its tools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
     /// The run that built it.
@@ -151,9 +151,9 @@ pub struct Package {
 }
 
 impl Record {
-    /// Creates the record of a generation that is now good.
+    /// Creates the record of an environment that is now good.
     pub(super) fn new(
-        name: GenerationName,
+        name: EnvironmentName,
         origin: Origin,
         packages: Vec<Package>,
         size: (u64, u64),
@@ -194,7 +194,7 @@ impl Record {
         }
     }
 
-    /// Returns the record of the same generation after it also passed these checks.
+    /// Returns the record of the same environment after it also passed these checks.
     pub(super) fn tried_for(&self, tried: ImportChecks) -> Self {
         let mut record = self.clone();
         if let Origin::Built(built) = &mut record.origin {
@@ -203,7 +203,7 @@ impl Record {
         record
     }
 
-    /// Returns the record of the same generation, marked as changed.
+    /// Returns the record of the same environment, marked as changed.
     pub(super) fn condemned(&self, found: &Contamination) -> Self {
         let state = State::Contaminated { noticed_at: refresh_system::clock::now(), found: found.clone() };
         Self { schema: SCHEMA, state, ..self.clone() }
@@ -215,18 +215,18 @@ impl Record {
         disk::write_json(&record_file(layout, &self.name), self, 0o644)
     }
 
-    /// Reads the record of a generation; `None` if there is none that this version accepts.
+    /// Reads the record of an environment; `None` if there is none that this version accepts.
     ///
     /// # Errors
     /// The file exists and cannot be read.
-    pub fn read(layout: &Layout, name: &GenerationName) -> Outcome<Option<Self>> {
+    pub fn read(layout: &Layout, name: &EnvironmentName) -> Outcome<Option<Self>> {
         let Some(bytes) = disk::read_own(&record_file(layout, name))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
         Ok(read.filter(|record| (OLDEST..=SCHEMA).contains(&record.schema) && record.name == *name))
     }
 
     /// Removes the record and the manifest, the record first and durably.
-    pub(super) fn remove(layout: &Layout, name: &GenerationName) -> Outcome<()> {
+    pub(super) fn remove(layout: &Layout, name: &EnvironmentName) -> Outcome<()> {
         if layout.environment_records().is_dir() {
             disk::remove_file_durably(&record_file(layout, name))?;
             disk::remove_file_if_there(&manifest_file(layout, name))?;
@@ -235,23 +235,23 @@ impl Record {
     }
 }
 
-/// Returns the file of a generation's record.
-fn record_file(layout: &Layout, name: &GenerationName) -> PathBuf {
+/// Returns the file of an environment's record.
+fn record_file(layout: &Layout, name: &EnvironmentName) -> PathBuf {
     layout.environment_records().join(format!("{name}.json"))
 }
 
-/// Returns the file of a generation's manifest.
-pub(super) fn manifest_file(layout: &Layout, name: &GenerationName) -> PathBuf {
+/// Returns the file of an environment's manifest.
+pub(super) fn manifest_file(layout: &Layout, name: &EnvironmentName) -> PathBuf {
     layout.environment_records().join(format!("{name}.manifest"))
 }
 
 /// Returns the names for which there is a directory, a record or a manifest, sorted.
-pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
+pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<EnvironmentName>> {
     let mut names = Vec::new();
     for directory in [layout.environments(), layout.environment_records()] {
         for name in entries(&directory)? {
             let stem = name.strip_suffix(".json").or(name.strip_suffix(".manifest")).unwrap_or(&name);
-            names.extend(GenerationName::parse(stem).ok());
+            names.extend(EnvironmentName::parse(stem).ok());
         }
     }
     names.sort();

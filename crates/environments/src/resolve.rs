@@ -6,10 +6,10 @@ use refresh_system::checkpoint;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
 use super::Site;
-use super::generation::{EnvironmentSpec, Environments, Generation};
 use super::lock::Lock;
 use super::lock_operation::{LockRequest, OPERATION};
 use super::record::Record;
+use super::recorded_environments::{EnvironmentSpec, Environments, RecordedEnvironment};
 
 impl Environments<'_> {
     /// Returns the lock of the specification, if it is known. Only reads.
@@ -20,15 +20,15 @@ impl Environments<'_> {
         Lock::read(self.site.layout, wanted.key())
     }
 
-    /// Returns the lock that a generation was built from; `None` if it is no longer kept.
+    /// Returns the lock that an environment was built from; `None` if it is no longer kept.
     ///
     /// # Errors
     /// The file of the lock cannot be read.
-    pub fn lock_of(&self, generation: &Generation) -> Outcome<Option<Lock>> {
-        self.lock_in(&generation.record)
+    pub fn lock_of(&self, environment: &RecordedEnvironment) -> Outcome<Option<Lock>> {
+        self.lock_in(&environment.record)
     }
 
-    /// Returns the same from the record of the generation.
+    /// Returns the same from the record of the environment.
     pub(super) fn lock_in(&self, record: &Record) -> Outcome<Option<Lock>> {
         let Some(built) = record.built() else { return Ok(None) };
         let is_its = |lock: &Lock| lock.digest() == built.parts.lock;

@@ -1,14 +1,14 @@
-//! Makes a generation the live one: one atomic rename of a link.
+//! Makes an environment the live one: one atomic rename of a link.
 //!
 //! A real directory in the link's place is adopted: a link is made under another name, the two are exchanged, and the
-//! directory, which now has the other name, is moved among the generations. If the program is killed in between, the
+//! directory, which now has the other name, is moved among the environments. If the program is killed in between, the
 //! next call finishes the adoption; `venv` is never missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use refresh_programs::units::Role;
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::checkpoint;
 use refresh_system::disk;
 use refresh_system::disk::{Moved, Owner};
@@ -16,8 +16,8 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::aside;
 
 use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
-use super::generation::{Environments, VenvState};
 use super::record::{self, Origin, Record};
+use super::recorded_environments::{Environments, VenvState};
 
 /// The first word in the names of adopted directories.
 pub(super) const ADOPTED: &str = "adopted";
@@ -25,22 +25,22 @@ pub(super) const ADOPTED: &str = "adopted";
 /// The result of a switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switched {
-    /// The generation that was live before, if it was a good one.
-    pub before: Option<GenerationName>,
-    /// The generation that is live now.
-    pub after: GenerationName,
+    /// The environment that was live before, if it was a good one.
+    pub before: Option<EnvironmentName>,
+    /// The environment that is live now.
+    pub after: EnvironmentName,
     /// Whether the link had to be changed.
     pub changed: bool,
     /// The name under which a real directory was kept.
-    pub adopted: Option<GenerationName>,
+    pub adopted: Option<EnvironmentName>,
 }
 
 impl Environments<'_> {
-    /// Points `venv` to a good generation, atomically and durably (RW-5.3).
+    /// Points `venv` to a good environment, atomically and durably (RW-5.3).
     ///
     /// # Errors
-    /// The generation is not good, or the link cannot be changed; `venv` is then unchanged.
-    pub fn switch(&self, to: &GenerationName) -> Outcome<Switched> {
+    /// The environment is not good, or the link cannot be changed; `venv` is then unchanged.
+    pub fn switch(&self, to: &EnvironmentName) -> Outcome<Switched> {
         let adopted_before = self.finish_adoption()?;
         if self.good(to)?.is_none() {
             return Err(Failure::new(format!(
@@ -49,7 +49,7 @@ impl Environments<'_> {
             .command_for("build it again", "ladylinux-refresh run", &[]));
         }
         let current = self.current()?;
-        let before = current.generation().map(|live| live.name.clone());
+        let before = current.recorded().map(|live| live.name.clone());
         let target = self.site.layout.environment(to);
         let changed = before.as_ref() != Some(to);
         let mut adopted = adopted_before.into_iter().last();
@@ -63,8 +63,8 @@ impl Environments<'_> {
         Ok(Switched { before, after: to.clone(), changed, adopted })
     }
 
-    /// Puts a link to `target` in the place of the real directory `venv` and keeps the directory as a generation.
-    fn adopt(&self, target: &Path) -> Outcome<GenerationName> {
+    /// Puts a link to `target` in the place of the real directory `venv` and keeps the directory as an environment.
+    fn adopt(&self, target: &Path) -> Outcome<EnvironmentName> {
         let layout = self.site.layout;
         if !disk::same_device(&layout.venv(), &layout.environments())? {
             return Err(Failure::new(format!(
@@ -88,8 +88,8 @@ impl Environments<'_> {
             .ok_or_else(|| Failure::new(format!("the old environment is not at {}", side.display())))
     }
 
-    /// Finishes the adoption that an interrupted run began, and returns the adopted generations.
-    pub(super) fn finish_adoption(&self) -> Outcome<Vec<GenerationName>> {
+    /// Finishes the adoption that an interrupted run began, and returns the adopted environments.
+    pub(super) fn finish_adoption(&self) -> Outcome<Vec<EnvironmentName>> {
         let layout = self.site.layout;
         self.sweep_links()?;
         let side = self.side();
@@ -113,9 +113,9 @@ impl Environments<'_> {
         }
         let mut adopted = Vec::new();
         for name in record::entries(&layout.environments())? {
-            let Ok(name) = GenerationName::parse(&name) else { continue };
+            let Ok(name) = EnvironmentName::parse(&name) else { continue };
             let directory = layout.environment(&name);
-            if super::generation::number(&name, ADOPTED).is_none()
+            if super::recorded_environments::number(&name, ADOPTED).is_none()
                 || directory.is_symlink()
                 || Record::read(layout, &name)?.is_some()
             {

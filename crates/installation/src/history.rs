@@ -14,7 +14,7 @@ use refresh_service::deployed::Deployment;
 use refresh_service::fence;
 use refresh_service::fence::Fence;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_settings::names::{CommitId, EnvironmentName, RunId};
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
 
@@ -138,7 +138,7 @@ fn good_pair(report: Report) -> Option<Deployment> {
     Some(Deployment {
         run: report.run,
         commit: report.commit?,
-        generation: report.environment.generation?,
+        environment: report.environment.name?,
         branch: report.branch,
         refreshed_at: report.started_at,
     })
@@ -148,7 +148,7 @@ fn good_pair(report: Report) -> Option<Deployment> {
 pub fn ready_pair(on: &Installation, now: Option<&CommitId>) -> Option<Deployment> {
     let environments = on.environments();
     let is_ready = |pair: &Deployment| {
-        Some(&pair.commit) != now && environments.good(&pair.generation).is_ok_and(|found| found.is_some())
+        Some(&pair.commit) != now && environments.good(&pair.environment).is_ok_and(|found| found.is_some())
     };
     each_good(&on.layout).ok()?.find(is_ready)
 }
@@ -160,8 +160,8 @@ pub struct CurrentState {
     pub fenced: bool,
     /// The commit in `app/`.
     pub commit: Option<CommitId>,
-    /// The live generation.
-    pub generation: Option<GenerationName>,
+    /// The live environment.
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Finds the pair to return to. If the service is fenced, or if `app/` and `venv` are not the pair that last passed its
@@ -177,16 +177,16 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState)
                 .command("ladylinux-refresh history", &[])
         });
     }
-    let is_there = |commit: &CommitId, generation: &GenerationName| {
-        (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
+    let is_there = |commit: &CommitId, environment: &EnvironmentName| {
+        (Some(commit), Some(environment)) == (now.commit.as_ref(), now.environment.as_ref())
     };
     // An environment that no longer exists, or was changed manually, would be built again as the live one.
     let is_same = |pair: &Deployment| {
-        is_there(&pair.commit, &pair.generation)
-            || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
+        is_there(&pair.commit, &pair.environment)
+            || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.environment))
     };
     if let Some(last) = status_file::read(layout).deployed
-        && (now.fenced || !is_there(&last.commit, &last.generation))
+        && (now.fenced || !is_there(&last.commit, &last.environment))
     {
         return Ok(last);
     }
@@ -204,7 +204,7 @@ fn trail(layout: &Layout) -> Outcome<Vec<Deployment>> {
         let is_rollback = report.command == "rollback";
         let Some(pair) = good_pair(report) else { continue };
         let is_it =
-            |other: &Deployment| (&other.commit, &other.generation) == (&pair.commit, &pair.generation);
+            |other: &Deployment| (&other.commit, &other.environment) == (&pair.commit, &pair.environment);
         let known = if is_rollback { trail.iter().rposition(is_it) } else { None };
         let last = trail.len().checked_sub(1).filter(|last| is_it(&trail[*last]));
         trail.truncate(known.or(last).unwrap_or(trail.len()));
@@ -217,24 +217,24 @@ fn trail(layout: &Layout) -> Outcome<Vec<Deployment>> {
 /// worked before the first run.
 fn adopted_pair(layout: &Layout) -> Outcome<Option<Deployment>> {
     let before = |report: Report| {
-        let (generation, commit) = (report.environment.generation_before?, report.commit_before?);
-        let is_there = is_adopted(layout, &generation);
+        let (environment, commit) = (report.environment.name_before?, report.commit_before?);
+        let is_there = is_adopted(layout, &environment);
         let (run, branch, refreshed_at) = (report.run, report.branch, report.started_at);
-        is_there.then_some(Deployment { commit, branch, generation, refreshed_at, run })
+        is_there.then_some(Deployment { commit, branch, environment, refreshed_at, run })
     };
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
 }
 
-/// Returns whether a generation is recorded, was never found changed, and still exists.
-fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
+/// Returns whether an environment is recorded, was never found changed, and still exists.
+fn is_good(layout: &Layout, environment: &EnvironmentName) -> bool {
     let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
-    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
+    layout.environment(environment).is_dir() && Record::read(layout, environment).is_ok_and(is_good)
 }
 
-/// Returns whether a generation is a directory from before the tool that still exists.
-pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
+/// Returns whether an environment is a directory from before the tool that still exists.
+pub fn is_adopted(layout: &Layout, environment: &EnvironmentName) -> bool {
     let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
-    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
+    layout.environment(environment).is_dir() && Record::read(layout, environment).is_ok_and(is_adopted)
 }
 
 /// How many runs keep their directory; a run with saved changes keeps its directory until they are pruned by name.
@@ -246,7 +246,7 @@ pub struct Kept {
     /// The runs.
     pub runs: BTreeSet<RunId>,
     /// Their environments.
-    pub generations: BTreeSet<GenerationName>,
+    pub environments: BTreeSet<EnvironmentName>,
 }
 
 /// Returns which runs and environments are kept if `keep` good pairs are. The live environment and that of the pair
@@ -262,19 +262,19 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
         if pairs.len() >= keep {
             break;
         }
-        if pairs.insert((pair.commit, pair.generation.clone())) {
-            kept.generations.insert(pair.generation);
+        if pairs.insert((pair.commit, pair.environment.clone())) {
+            kept.environments.insert(pair.environment);
             kept.runs.insert(pair.run);
         }
     }
-    kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
-    kept.generations.extend(on.live());
-    if kept.generations.iter().filter(|generation| is_good(&on.layout, generation)).count() <= keep {
+    kept.environments.extend(status_file::read(&on.layout).deployed.map(|pair| pair.environment));
+    kept.environments.extend(on.live());
+    if kept.environments.iter().filter(|environment| is_good(&on.layout, environment)).count() <= keep {
         // An adopted directory worked before the first run: it is the oldest of all, and is removed when enough others
         // exist.
         let adopted =
-            on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
-        kept.generations.extend(adopted.map(|generation| generation.name));
+            on.environments().list()?.into_iter().filter(|environment| environment.record.built().is_none());
+        kept.environments.extend(adopted.map(|environment| environment.name));
     }
     Ok(kept)
 }
@@ -285,9 +285,9 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
 /// # Errors
 /// Something cannot be removed.
 pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
-    let Kept { runs: mut kept_runs, generations } = kept(on, on.settings.keep)?;
+    let Kept { runs: mut kept_runs, environments } = kept(on, on.settings.keep)?;
     kept_runs.insert(current.clone());
-    let keep: Vec<GenerationName> = generations.into_iter().collect();
+    let keep: Vec<EnvironmentName> = environments.into_iter().collect();
     on.environments().prune(&keep)?;
     on.environments().prune_locks()?;
     on.mirror.release_all_but(&kept_runs)?;

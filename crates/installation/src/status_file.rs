@@ -319,7 +319,7 @@ mod tests {
         disk::make_directory(&layout.state(), 0o755).unwrap();
         let run = RunId::parse("r-1").unwrap();
         let deployed = serde_json::json!({
-            "commit": "1".repeat(40), "branch": "main", "generation": "g-1",
+            "commit": "1".repeat(40), "branch": "main", "environment": "g-1",
             "refreshed_at": "2026-01-02T03:04:05Z", "run": "r-1",
         });
         let newer = serde_json::json!({"schema": 99, "deployed": deployed, "rings": []}).to_string();

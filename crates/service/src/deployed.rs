@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envfile::EnvFile;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
@@ -15,7 +15,7 @@ const NAMES: [&str; 5] = [
     "LADYLINUX_COMMIT",
     "LADYLINUX_BRANCH",
     "LADYLINUX_REFRESHED_AT",
-    "LADYLINUX_GENERATION",
+    "LADYLINUX_ENVIRONMENT",
     "LADYLINUX_RUN",
 ];
 
@@ -27,7 +27,8 @@ pub struct Deployment {
     /// The branch of the commit.
     pub branch: BranchName,
     /// The environment it runs in.
-    pub generation: GenerationName,
+    #[serde(alias = "generation")]
+    pub environment: EnvironmentName,
     /// When the refresh that deployed it began, in UTC.
     pub refreshed_at: Timestamp,
     /// The run.
@@ -57,12 +58,12 @@ impl Deployment {
 
     /// Returns the variables of the service and of hooks.
     pub fn variables(&self) -> [(&'static str, String); 5] {
-        let [commit, branch, refreshed_at, generation, run] = NAMES;
+        let [commit, branch, refreshed_at, environment, run] = NAMES;
         [
             (commit, self.commit.to_string()),
             (branch, self.branch.to_string()),
             (refreshed_at, self.refreshed_at.to_string()),
-            (generation, self.generation.to_string()),
+            (environment, self.environment.to_string()),
             (run, self.run.to_string()),
         ]
     }
@@ -75,13 +76,16 @@ impl Deployment {
     }
 
     fn parse(file: &EnvFile) -> Outcome<Self> {
-        let [commit, branch, refreshed_at, generation, run] = NAMES;
+        let [commit, branch, refreshed_at, environment, run] = NAMES;
         let value = |name: &str| file.value(name).ok_or_else(|| Failure::new(format!("{name} is missing")));
         Ok(Self {
             commit: CommitId::parse(value(commit)?)?,
             branch: BranchName::parse(value(branch)?)?,
             refreshed_at: value(refreshed_at)?.parse().context(|| format!("{refreshed_at} is not a time"))?,
-            generation: GenerationName::parse(value(generation)?)?,
+            // A file of an earlier version has another name for it.
+            environment: EnvironmentName::parse(
+                value(environment).or_else(|_| value("LADYLINUX_GENERATION"))?,
+            )?,
             // A file of an earlier version has none.
             run: RunId::parse(value(run).unwrap_or("unknown"))?,
         })
@@ -103,7 +107,7 @@ mod tests {
                 commit: CommitId::parse(&"a1".repeat(20)).unwrap(),
                 branch: BranchName::parse(branch).unwrap(),
                 refreshed_at: Timestamp::from_second(1_700_000_000).unwrap(),
-                generation: GenerationName::parse("abc-1").unwrap(),
+                environment: EnvironmentName::parse("abc-1").unwrap(),
                 run: RunId::parse("r-1").unwrap(),
             };
             deployed.write(&layout).unwrap();

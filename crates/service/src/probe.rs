@@ -253,7 +253,9 @@ fn fill_in(value: &str, deployed: Option<&Deployment>) -> String {
     value
         .replace("{commit}", deployed.commit.as_str())
         .replace("{branch}", deployed.branch.as_str())
-        .replace("{generation}", deployed.generation.as_str())
+        .replace("{environment}", deployed.environment.as_str())
+        // The same in settings of version 0.1.
+        .replace("{generation}", deployed.environment.as_str())
 }
 
 /// Sends one request.

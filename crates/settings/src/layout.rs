@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{GenerationName, RunId, UnitName};
+use crate::names::{EnvironmentName, RunId, UnitName};
 
 /// The place of the store, below the root, unless the host's settings name another one.
 const STORE: &str = "opt/ladylinux-refresh";
@@ -125,7 +125,7 @@ impl Layout {
         self.stashes().join(run.as_str())
     }
     /// The directory of one environment.
-    pub fn environment(&self, name: &GenerationName) -> PathBuf {
+    pub fn environment(&self, name: &EnvironmentName) -> PathBuf {
         self.environments().join(name.as_str())
     }
     /// The place where a new mirror is created.

@@ -79,7 +79,7 @@ pub struct Settings {
     pub models: Models,
     /// The protection that the host must enforce.
     pub security: Security,
-    /// How many good runs (their commits and generations) are kept for a rollback.
+    /// How many good runs (their commits and environments) are kept for a rollback.
     pub keep: usize,
     /// The origins of values that are not built in, by key (`probe.deadline`).
     pub origins: BTreeMap<String, Origin>,
@@ -165,7 +165,7 @@ pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", 
 pub struct Python {
     /// The interpreter: a name to search for or a path.
     pub interpreter: String,
-    /// When a new generation is built.
+    /// When a new environment is built.
     pub strategy: Strategy,
     /// Globs at the root of the tree that name the dependency definitions.
     pub definitions: Vec<String>,
@@ -249,7 +249,7 @@ pub struct Probe {
     pub headers: BTreeMap<String, String>,
     /// The status to expect; `None`: any below 500.
     pub status: Option<u16>,
-    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{generation}` are
+    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{environment}` are
     /// replaced by the deployed ones.
     pub json: Option<(String, String)>,
     /// A text that the answer must contain.

@@ -66,9 +66,9 @@ name_type! {
 }
 
 name_type! {
-    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a directory that existed
+    /// The name of one environment: `<fingerprint>-<n>`, or `adopted-<n>` for a directory that existed
     /// before.
-    GenerationName
+    EnvironmentName
 }
 
 name_type! {
@@ -206,8 +206,8 @@ impl RunId {
     }
 }
 
-impl GenerationName {
-    /// Checks the name of a generation.
+impl EnvironmentName {
+    /// Checks the name of an environment.
     ///
     /// # Errors
     /// The text is not of the form `<word>-<number>`.

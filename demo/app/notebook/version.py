@@ -4,8 +4,8 @@ import os
 
 
 def deployed() -> dict:
-    """Returns commit, branch, generation and time of the refresh; ``None`` for a missing variable."""
+    """Returns commit, branch, environment and time of the refresh; ``None`` for a missing variable."""
     return {
         name: os.environ.get(f"LADYLINUX_{name.upper()}") or None
-        for name in ("commit", "branch", "generation", "refreshed_at")
+        for name in ("commit", "branch", "environment", "refreshed_at")
     }

@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use crate::cli::LockArgs;
 use crate::commands::context::{lock, open, refuse};
-use refresh_environments::{Generation, Record, VenvState};
+use refresh_environments::{Record, RecordedEnvironment, VenvState};
 use refresh_installation::exit::Error;
 use refresh_installation::installation;
 use refresh_installation::installation::Installation;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::manifest::contamination::Contamination;
@@ -30,7 +30,7 @@ struct Verified {
 /// One environment.
 #[derive(Debug, Serialize)]
 struct Environment {
-    generation: GenerationName,
+    name: EnvironmentName,
     live: bool,
     digest: Option<String>,
     files: u64,
@@ -62,19 +62,19 @@ pub(super) fn verify(layout: &Layout, which: Which) -> Result<Checked, Error> {
     let on = open(layout, "verify")?;
     let context = |failure| refuse(&on, "verify", failure, "ladylinux-refresh run");
     let start = clock::monotonic();
-    let generations = chosen(&on, which == Which::All).map_err(context)?;
+    let chosen = chosen(&on, which == Which::All).map_err(context)?;
     let live = on.live();
-    let mut environments = Vec::new();
-    for generation in &generations {
-        let verified = examine(&on, generation, live.as_ref()).map_err(context)?;
-        if let Some(found) = &verified.contamination {
-            write_down(layout, &on, generation, found);
+    let mut verified = Vec::new();
+    for environment in &chosen {
+        let found = examine(&on, environment, live.as_ref()).map_err(context)?;
+        if let Some(contamination) = &found.contamination {
+            write_down(layout, &on, environment, contamination);
         }
-        environments.push(verified);
+        verified.push(found);
     }
-    let ok = environments.iter().all(|it| it.contamination.is_none() && it.interpreter.is_none());
+    let ok = verified.iter().all(|it| it.contamination.is_none() && it.interpreter.is_none());
     let duration_ms = clock::millis_since(start);
-    let verified = Verified { schema: 1, ok, environments, duration_ms };
+    let verified = Verified { schema: 1, ok, environments: verified, duration_ms };
     Ok(Checked { on, verified })
 }
 
@@ -118,50 +118,50 @@ impl Checked {
     }
 }
 
-fn chosen(on: &Installation, all: bool) -> Outcome<Vec<Generation>> {
+fn chosen(on: &Installation, all: bool) -> Outcome<Vec<RecordedEnvironment>> {
     let venv = on.layout.venv();
     let why = match on.environments().current()? {
-        VenvState::Generation(live) if !all => return Ok(vec![*live]),
+        VenvState::Recorded(live) if !all => return Ok(vec![*live]),
         _ if all => return on.environments().list(),
         VenvState::Missing => "is missing".to_owned(),
         VenvState::RealDirectory => "is a directory that this tool did not make".to_owned(),
         VenvState::Unrecorded(path) => format!("points to {}, which has no record", path.display()),
-        VenvState::Generation(_) => "cannot be verified".to_owned(),
+        VenvState::Recorded(_) => "cannot be verified".to_owned(),
     };
     Err(Failure::new(format!("{} {why}", venv.display())))
 }
 
 fn examine(
     on: &Installation,
-    generation: &Generation,
-    live: Option<&GenerationName>,
+    environment: &RecordedEnvironment,
+    live: Option<&EnvironmentName>,
 ) -> Outcome<Environment> {
-    let record = &generation.record;
+    let record = &environment.record;
     Ok(Environment {
-        generation: generation.name.clone(),
-        live: live == Some(&generation.name),
+        name: environment.name.clone(),
+        live: live == Some(&environment.name),
         digest: record.digest.clone(),
         files: record.files,
         bytes: record.bytes,
         verifiable: record.built().is_some(),
-        contamination: on.environments().contamination_by_bytes(generation)?,
-        interpreter: on.environments().interpreter_problem(generation)?,
+        contamination: on.environments().contamination_by_bytes(environment)?,
+        interpreter: on.environments().interpreter_problem(environment)?,
     })
 }
 
 /// Records that an environment was changed: the next run then does not use it, even if only its bytes differ. A caller
 /// without permission to write, or during a run, still gets the result.
-fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found: &Contamination) {
+fn write_down(layout: &Layout, on: &Installation, environment: &RecordedEnvironment, found: &Contamination) {
     if installation::check_writable(layout).is_err() {
         return;
     }
     let Ok(_lock) = lock(layout, "verify", None, &LockArgs::default()) else { return };
     // Meanwhile a run may have begun and ended, and may have built another environment of this name.
-    let now = Record::read(layout, &generation.name).ok().flatten();
-    if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {
+    let now = Record::read(layout, &environment.name).ok().flatten();
+    if now.is_none_or(|now| now.recorded_at != environment.record.recorded_at) {
         return;
     }
-    if let Err(failure) = on.environments().mark_contaminated(generation, found) {
+    if let Err(failure) = on.environments().mark_contaminated(environment, found) {
         on.runner.events().warn(&format!("it cannot be written down: {}", failure.chain().join(": ")));
     }
 }
@@ -169,7 +169,7 @@ fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found
 fn show(verified: &Verified, lines: &mut Vec<String>) {
     for environment in &verified.environments {
         let live = if environment.live { " (live)" } else { "" };
-        let name = format!("{}{live}", environment.generation);
+        let name = format!("{}{live}", environment.name);
         let content = format!(
             "{}, {}",
             count(usize::try_from(environment.files).unwrap_or(0), "file"),

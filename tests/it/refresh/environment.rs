@@ -14,7 +14,7 @@ fn live(host: &Host) -> PathBuf {
     fs::read_link(host.layout.venv()).unwrap()
 }
 
-fn generations(host: &Host) -> Vec<String> {
+fn environments(host: &Host) -> Vec<String> {
     let entries = fs::read_dir(host.layout.environments()).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -52,13 +52,13 @@ fn rw_3_1_rw_5_3b_a_changed_definition_is_built_and_removed_packages_are_gone() 
         serde_json::Value::Null,
         "the removed package is still there"
     );
-    assert_eq!(host.answer().unwrap()["generation"], report["environment"]["generation"]);
+    assert_eq!(host.answer().unwrap()["environment"], report["environment"]["name"]);
     // A change in an included file counts like one in the file itself.
     host.push(&[("more.txt", "six==1.16.0\niniconfig==2.0.0\n")]);
     host.tool(["run"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], true);
     assert_eq!(host.answer().unwrap()["package"], "1.16.0");
-    // Back to the first definition: its generation can still be used.
+    // Back to the first definition: its environment can still be used.
     host.push(&[("requirements.txt", "six==1.16.0\n"), ("more.txt", "")]);
     host.tool(["run"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], false);
@@ -89,11 +89,11 @@ fn rw_5_3_a_real_directory_in_the_links_place_is_adopted_and_nothing_of_it_chang
     fs::write(venv.join("bin/marker"), "made by hand").unwrap();
     std::os::unix::fs::symlink("/usr/bin/env", venv.join("bin/python")).unwrap();
     let inode = venv.join("bin/marker").metadata().unwrap().ino();
-    let earlier = generations(&host);
+    let earlier = environments(&host);
     host.tool(["run"]).expect(0);
     assert!(venv.is_symlink());
     let adopted: Vec<String> =
-        generations(&host).into_iter().filter(|name| !earlier.contains(name)).collect();
+        environments(&host).into_iter().filter(|name| !earlier.contains(name)).collect();
     assert_eq!(adopted.len(), 1, "{adopted:?}");
     let marker = host.layout.environments().join(&adopted[0]).join("bin/marker");
     assert_eq!(fs::read_to_string(&marker).unwrap(), "made by hand");
@@ -105,15 +105,15 @@ fn rw_5_3_a_real_directory_in_the_links_place_is_adopted_and_nothing_of_it_chang
 fn rw_5_3_a_failed_build_leaves_the_existing_environment_intact() {
     for way in WAYS {
         let host = Host::running();
-        let (before, names) = (picture(&host.layout.environments()), generations(&host));
+        let (before, names) = (picture(&host.layout.environments()), environments(&host));
         let link = live(&host);
         host.push(&[("requirements.txt", "six==99.99\n")]);
         host.tool(way).expect(if strict(way) { 1 } else { 3 });
         assert!(error_text(&host).contains("six"), "{}", error_text(&host));
-        assert_eq!(generations(&host), names);
+        assert_eq!(environments(&host), names);
         assert_eq!(live(&host), link);
         let mut after = picture(&host.layout.environments());
-        // The directory of the generations itself was written to: the build began and was discarded there.
+        // The directory of the environments itself was written to: the build began and was discarded there.
         after.insert(PathBuf::new(), before[&PathBuf::new()].clone());
         assert_eq!(after, before);
         if strict(way) {

@@ -72,7 +72,7 @@ fn a_rollback_returns_to_the_version_before_the_first_run() {
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));
     assert_eq!(fs::read_to_string(layout.venv().join("made")).unwrap(), "by hand");
-    assert_eq!(host.report()["environment"]["generation"], "adopted-1");
+    assert_eq!(host.report()["environment"]["name"], "adopted-1");
     host.push(&[("server.py", SERVER)]);
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));

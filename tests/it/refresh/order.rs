@@ -91,8 +91,8 @@ fn rw_2_1_slow_work_is_done_while_the_old_version_still_serves() {
     assert_eq!(within["listens"], false);
     assert_eq!(within["fence"], true);
     // The environment that serves now was complete before the stop.
-    let generation = host.report()["environment"]["generation"].as_str().unwrap().to_owned();
-    assert!(staged["prefix"].as_str().unwrap().ends_with(&generation), "{staged}");
+    let environment = host.report()["environment"]["name"].as_str().unwrap().to_owned();
+    assert!(staged["prefix"].as_str().unwrap().ends_with(&environment), "{staged}");
     assert_eq!(host.report()["environment"]["built"], true);
 }
 
@@ -123,7 +123,7 @@ fn rw_8_2_the_same_input_twice_has_the_same_result() {
     host.tool(["run"]).expect(0);
     let events_of_runs = || {
         let report = host.report();
-        (checkout(&host.layout.app()), report["commit"].clone(), report["environment"]["generation"].clone())
+        (checkout(&host.layout.app()), report["commit"].clone(), report["environment"]["name"].clone())
     };
     let first = events_of_runs();
     host.tool(["run"]).expect(0);

@@ -75,7 +75,7 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again
     assert_eq!(answer["version"], "three");
     assert_eq!(answer["commit"], commit.as_str());
     assert_eq!(answer["branch"], "main");
-    assert_eq!(answer["generation"], report["environment"]["generation"]);
+    assert_eq!(answer["environment"], report["environment"]["name"]);
     assert!(report["downtime_ms"].is_u64());
     assert!(!host.fenced());
 }

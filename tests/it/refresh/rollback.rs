@@ -22,7 +22,7 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     host.push(&[("version.txt", "two\n"), ("requirements.txt", "iniconfig==2.0.0\n")]);
     host.tool(["run"]).expect(0);
     let two = host.report();
-    assert_ne!(one["environment"]["generation"], two["environment"]["generation"]);
+    assert_ne!(one["environment"]["name"], two["environment"]["name"]);
     seen(&host);
 
     let emitted = events(&host.tool(["rollback", "--format", "json"]).expect(0));
@@ -31,10 +31,10 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     let back = host.report();
     assert_eq!(back["command"], "rollback");
     assert_eq!(back["commit"], one["commit"]);
-    assert_eq!(back["environment"]["generation"], one["environment"]["generation"]);
+    assert_eq!(back["environment"]["name"], one["environment"]["name"]);
     let answer = host.answer().unwrap();
     assert_eq!((answer["version"].as_str(), answer["package"].as_str()), (Some("one"), Some("1.16.0")));
-    assert_eq!(answer["generation"], one["environment"]["generation"]);
+    assert_eq!(answer["environment"], one["environment"]["name"]);
     assert_eq!(seen(&host).len(), 1, "the earlier commit's hooks did not run");
 
     // Each rollback reports its start and its target, and the next one goes further back.
@@ -47,7 +47,7 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     let later = two["run"].as_str().unwrap();
     host.tool(["rollback", later]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
-    assert_eq!(host.report()["environment"]["generation"], two["environment"]["generation"]);
+    assert_eq!(host.report()["environment"]["name"], two["environment"]["name"]);
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.head(), first);
     host.tool(["rollback", &run]).expect(0);
@@ -132,7 +132,7 @@ fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_needs_it_names_anothe
 #[test]
 fn a_rollback_after_a_halt_returns_to_the_version_that_served_last() {
     let host = Host::running();
-    let (good, generation) = (host.head(), host.report()["environment"]["generation"].clone());
+    let (good, environment) = (host.head(), host.report()["environment"]["name"].clone());
     host.push(&[
         ("version.txt", "two\n"),
         ("requirements.txt", "iniconfig==2.0.0\n"),
@@ -144,7 +144,7 @@ fn a_rollback_after_a_halt_returns_to_the_version_that_served_last() {
     assert!(!host.fenced());
     assert_eq!(host.head(), good);
     assert_eq!(host.version().as_deref(), Some("one"));
-    assert_eq!(host.report()["environment"]["generation"], generation);
+    assert_eq!(host.report()["environment"]["name"], environment);
 }
 
 #[test]

@@ -29,8 +29,8 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_commit_environment_and_service_are_emitted_in_every_f
     assert_eq!(report["branch"], "main");
     assert_eq!(report["staged"], true);
     assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
-    let generation = report["environment"]["generation"].as_str().unwrap();
-    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
+    let environment = report["environment"]["name"].as_str().unwrap();
+    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(environment));
     assert!(report["environment"]["interpreter"].as_str().unwrap().contains("3."));
     assert_eq!(report["environment"]["packages"], 1);
     assert_eq!(report["service"]["state"], "running");
@@ -41,7 +41,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_commit_environment_and_service_are_emitted_in_every_f
     // The same for people, during a run and after it.
     let shown = host.tool(["run"]).expect(0);
     let venv = host.layout.venv();
-    for text in [&commit[..7], venv.to_str().unwrap(), generation, "running", "downtime"] {
+    for text in [&commit[..7], venv.to_str().unwrap(), environment, "running", "downtime"] {
         assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
     }
     host.tool(["status"]).expect(0).prints(&commit[..7]).prints(venv.to_str().unwrap()).prints("running");
@@ -70,15 +70,15 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_a_run_that_halted_emits_them_too() {
     assert_eq!(report["commit"], commit.as_str());
     assert_eq!(report["commit_before"], good.as_str());
     assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
-    let generation = report["environment"]["generation"].as_str().unwrap();
-    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
-    assert_ne!(report["environment"]["generation"], report["environment"]["generation_before"]);
+    let environment = report["environment"]["name"].as_str().unwrap();
+    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(environment));
+    assert_ne!(report["environment"]["name"], report["environment"]["name_before"]);
     assert_eq!(report["service"]["state"], "stopped");
     assert_eq!(report["service"]["fenced"], true);
     assert_eq!(report["service"]["pid"], Value::Null);
     assert_eq!(report["downtime_ms"], Value::Null);
     let shown = host.tool(["run"]).expect(1);
-    for text in [&commit[..7], generation, "stopped", "fenced"] {
+    for text in [&commit[..7], environment, "stopped", "fenced"] {
         assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
     }
     let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();

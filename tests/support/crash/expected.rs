@@ -59,9 +59,9 @@ impl Rig {
             self.old,
             self.new
         );
-        let generation = text("generation");
-        let record = self.host.layout.environment_records().join(format!("{generation}.json"));
-        assert!(record.exists(), "{}: it runs in {generation}, which nothing vouches for", self.trying);
+        let environment = text("environment");
+        let record = self.host.layout.environment_records().join(format!("{environment}.json"));
+        assert!(record.exists(), "{}: it runs in {environment}, which nothing vouches for", self.trying);
         Some(runs)
     }
 
@@ -75,8 +75,8 @@ impl Rig {
         assert_eq!(self.protected_now(), self.protected_or_now(), "{trying}: protected files");
         assert_eq!(self.tree_differs(), Vec::<String>::new(), "{trying}: the tree");
         let live = fs::read_link(host.layout.venv()).unwrap();
-        let generation = live.file_name().unwrap().to_str().unwrap().to_owned();
-        assert_eq!(host.answer().unwrap()["generation"], generation.as_str(), "{trying}");
+        let environment = live.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(host.answer().unwrap()["environment"], environment.as_str(), "{trying}");
         assert_eq!(self.packages(), self.required(), "{trying}");
         let migrated = fs::read_to_string(host.layout.data()[0].join("migrated")).unwrap();
         assert_eq!(migrated.trim(), self.new.text, "{trying}: the hook");

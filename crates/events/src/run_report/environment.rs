@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::manifest::contamination::Finding;
 
 /// The environment at the end of a run.
@@ -12,10 +12,12 @@ use refresh_system::manifest::contamination::Finding;
 pub struct Environment {
     /// The path that the service uses: the link.
     pub path: PathBuf,
-    /// The generation that it leads to.
-    pub generation: Option<GenerationName>,
-    /// The generation that it led to before.
-    pub generation_before: Option<GenerationName>,
+    /// The name of the environment that it leads to.
+    #[serde(alias = "generation")]
+    pub name: Option<EnvironmentName>,
+    /// The name of the environment that it led to before.
+    #[serde(alias = "generation_before")]
+    pub name_before: Option<EnvironmentName>,
     /// The interpreter: implementation and version.
     pub interpreter: Option<String>,
     /// How many distributions are installed.
@@ -41,8 +43,9 @@ pub struct Environment {
 /// An environment that was changed manually.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contaminated {
-    /// The generation.
-    pub generation: GenerationName,
+    /// Its name.
+    #[serde(alias = "generation")]
+    pub name: EnvironmentName,
     /// How many files and directories differed.
     pub count: usize,
     /// The first of them.

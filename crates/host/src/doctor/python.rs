@@ -29,7 +29,7 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
     let rebuild = "ladylinux-refresh run";
     let why = "the service fails at its next start, or runs with packages that no record covers";
     Ok(match on.environments().current()? {
-        VenvState::Generation(live) => match on.environments().interpreter_problem(&live)? {
+        VenvState::Recorded(live) => match on.environments().interpreter_problem(&live)? {
             None => Vec::new(),
             Some(problem) => {
                 let what = format!(
@@ -64,7 +64,7 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
 pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let environments = on.environments();
     let current = environments.current()?;
-    let Some(live) = current.generation() else { return Ok(Vec::new()) };
+    let Some(live) = current.recorded() else { return Ok(Vec::new()) };
     let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
     Ok(vec![DoctorFinding::problem(
         format!("{} was changed manually after it was built: {}", live.path.display(), found.in_words(3)),

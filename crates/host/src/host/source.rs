@@ -76,7 +76,7 @@ pub(super) fn apply_environment(host: &Host) -> Outcome<String> {
     }
     let wanted = on.release(&commit)?.wanted(on)?;
     let ensured = on.environments().ensure(&wanted, Strategy::WhenChanged, &host.run)?;
-    on.environments().switch(&ensured.generation.name)?;
-    let packages = count(ensured.generation.record.packages.len(), "package");
-    Ok(format!("built {} with {packages}", ensured.generation.name))
+    on.environments().switch(&ensured.environment.name)?;
+    let packages = count(ensured.environment.record.packages.len(), "package");
+    Ok(format!("built {} with {packages}", ensured.environment.name))
 }

@@ -9,7 +9,7 @@ mod release;
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
-use refresh_environments::{EnvironmentSpec, Environments, Generation, Interpreter, Site};
+use refresh_environments::{EnvironmentSpec, Environments, Interpreter, RecordedEnvironment, Site};
 use refresh_events::run_report;
 use refresh_git::Git;
 use refresh_git::mirror::Mirror;
@@ -24,7 +24,7 @@ use refresh_service::{ServiceManager, ServiceState, fence, probe};
 use refresh_settings::Settings;
 use refresh_settings::layers::Layers;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 use refresh_settings::users::{BUILDER, owner_of_app};
 use refresh_system::disk::{FileVersion, Owner};
 use refresh_system::error::{Context as _, Outcome};
@@ -174,14 +174,14 @@ impl Installation {
         Environments::new(self.site())
     }
 
-    /// Returns the name of the live generation, if `venv` leads to a known one.
-    pub fn live(&self) -> Option<GenerationName> {
-        Some(self.live_generation()?.name)
+    /// Returns the name of the live environment, if `venv` leads to a known one.
+    pub fn live(&self) -> Option<EnvironmentName> {
+        Some(self.live_environment()?.name)
     }
 
-    /// Returns the live generation, if `venv` leads to a known one.
-    pub fn live_generation(&self) -> Option<Generation> {
-        self.environments().current().ok()?.generation().cloned()
+    /// Returns the live environment, if `venv` leads to a known one.
+    pub fn live_environment(&self) -> Option<RecordedEnvironment> {
+        self.environments().current().ok()?.recorded().cloned()
     }
 
     /// Finds the interpreter that environments are built with.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use refresh_events::run_report::{Phase, RunResult};
 use refresh_programs::process::ProcessId;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId, UnitName};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId, UnitName};
 
 /// The version of the journal's format.
 pub const SCHEMA: u32 = 1;
@@ -44,8 +44,9 @@ pub enum Entry {
     },
     /// The environment that the run will switch to is ready.
     Built {
-        /// The generation.
-        generation: GenerationName,
+        /// The environment.
+        #[serde(alias = "generation")]
+        environment: EnvironmentName,
     },
     /// A part of the run is done.
     Done {

@@ -8,7 +8,7 @@ use refresh_events::run_report::LockSummary;
 use refresh_git::history::Changes;
 use refresh_installation::installation::Installation;
 use refresh_settings::Hook;
-use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_settings::names::{CommitId, EnvironmentName, RunId};
 use refresh_source::local::LocalChanges;
 use refresh_source::work_tree::Head;
 use refresh_system::error::Outcome;
@@ -22,9 +22,9 @@ pub struct Incoming {
     pub commit: CommitId,
     /// Its changes; `None` if there is no deployed commit yet.
     pub changes: Option<Changes>,
-    /// The generation that it needs, if that exists already.
-    pub ready: Option<GenerationName>,
-    /// Whether a generation must be built.
+    /// The environment that it needs, if that exists already.
+    pub ready: Option<EnvironmentName>,
+    /// Whether an environment must be built.
     pub made: BuildOutcome,
     /// The reason.
     pub reason: String,
@@ -70,7 +70,7 @@ impl Incoming {
     fn of(on: &Installation, observed: &Observed, commit: &CommitId) -> Outcome<Self> {
         let release = on.release(commit)?;
         let wanted = release.wanted(on)?;
-        let ready = on.environments().ready(&wanted)?.map(|generation| generation.name.clone());
+        let ready = on.environments().ready(&wanted)?.map(|environment| environment.name.clone());
         on.environments().check_strict(&wanted)?;
         let lock = on.environments().known_lock(&wanted)?.map(|lock| lock.summary());
         let strategy = release.settings.python.strategy;

@@ -16,7 +16,7 @@ use refresh_environments::BuildOutcome;
 use refresh_events::run_report::LockSummary;
 use refresh_git::history::Changes;
 use refresh_settings::Hook;
-use refresh_settings::names::{BranchName, CommitId, GenerationName};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName};
 use refresh_source::local::LocalChanges;
 use refresh_system::manifest::contamination::Contamination;
 
@@ -50,10 +50,10 @@ pub struct Plan {
 /// The plan for the environment.
 #[derive(Debug, Clone, Serialize)]
 pub struct EnvironmentPlan {
-    /// The live generation.
-    pub now: Option<GenerationName>,
-    /// The generation that would be used, if it exists already.
-    pub ready: Option<GenerationName>,
+    /// The live environment.
+    pub now: Option<EnvironmentName>,
+    /// The environment that would be used, if it exists already.
+    pub ready: Option<EnvironmentName>,
     /// Whether one would be built.
     pub build: bool,
     /// The reason.

@@ -7,7 +7,7 @@ use refresh_service::ServiceState;
 use refresh_service::deployed::Deployment;
 use refresh_service::fence;
 use refresh_service::fence::Fence;
-use refresh_settings::names::{CommitId, GenerationName};
+use refresh_settings::names::{CommitId, EnvironmentName};
 use refresh_source::compare;
 use refresh_source::local::LocalChanges;
 use refresh_source::work_tree;
@@ -64,7 +64,7 @@ impl Observed {
     ) -> Outcome<Self> {
         let mut all = self.known();
         all.extend(known.iter().cloned());
-        self.contamination = match self.environment.generation() {
+        self.contamination = match self.environment.recorded() {
             Some(live) => on.environments().contamination(live)?,
             None => None,
         };
@@ -72,9 +72,9 @@ impl Observed {
         Ok(self)
     }
 
-    /// Returns the live generation, if `venv` points to a good one.
-    pub fn live(&self) -> Option<GenerationName> {
-        self.environment.generation().map(|generation| generation.name.clone())
+    /// Returns the live environment, if `venv` points to a good one.
+    pub fn live(&self) -> Option<EnvironmentName> {
+        self.environment.recorded().map(|environment| environment.name.clone())
     }
 
     /// Returns the commits whose files are not local changes.

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_git::history::CommitLine;
 use refresh_installation::installation::Installation;
 use refresh_service::deployed::Deployment;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 use refresh_settings::{Hook, HookKind};
 use refresh_source::local::LocalChanges;
 use refresh_system::error::{Failure, Outcome};
@@ -56,11 +56,11 @@ pub struct Pair {
     /// Its author; `None` if the mirror does not have it.
     pub author: Option<String>,
     /// The environment; `None` if there is none.
-    pub environment: Option<GenerationName>,
+    pub environment: Option<EnvironmentName>,
 }
 
 impl Pair {
-    fn read(on: &Installation, commit: Option<CommitId>, environment: Option<GenerationName>) -> Self {
+    fn read(on: &Installation, commit: Option<CommitId>, environment: Option<EnvironmentName>) -> Self {
         let line = commit.as_ref().and_then(|commit| on.mirror.commit_line(commit).ok());
         let (subject, author) = line.map(|line| (line.subject, line.author)).unzip();
         Self { commit, subject, author, environment }
@@ -83,8 +83,8 @@ impl RollbackPlan {
         let hooks_of_now = now.as_ref().and_then(|now| on.release(now).ok()).map(|now| now.settings.hooks);
         let is_same = observed.tree.commit.as_ref() == Some(&pair.commit);
         let migrations = |hook: &&Hook| hook.kind == HookKind::Migration && !is_same;
-        let environment = on.environments().known(&pair.generation)?;
-        let lost = environment.as_ref().and_then(Generation::lost_interpreter);
+        let environment = on.environments().known(&pair.environment)?;
+        let lost = environment.as_ref().and_then(RecordedEnvironment::lost_interpreter);
         let lost_interpreter = lost.map(|lost| lost.path.clone());
         let environment_exists =
             environment.is_some_and(|environment| environment.record.is_good() && lost_interpreter.is_none());
@@ -108,7 +108,7 @@ impl RollbackPlan {
                 .map(|it| it.name.clone())
                 .collect(),
             drift: observed.drift.unwrap_or_default(),
-            to: Pair::read(on, Some(pair.commit), Some(pair.generation)),
+            to: Pair::read(on, Some(pair.commit), Some(pair.environment)),
             run: pair.run,
         })
     }

@@ -19,7 +19,7 @@ impl Target {
     /// Returns the kind of data that a run to this target creates.
     pub fn makes(&self, on: &Installation) -> Makes {
         match self {
-            Self::Earlier(pair) if on.layout.environment(&pair.generation).is_dir() => Makes::Nothing,
+            Self::Earlier(pair) if on.layout.environment(&pair.environment).is_dir() => Makes::Nothing,
             _ => Makes::New,
         }
     }

@@ -10,7 +10,7 @@ use refresh_installation::journal::{Entry, Journal};
 use refresh_service::Running;
 use refresh_service::deployed::Deployment;
 use refresh_service::others::Untied;
-use refresh_settings::names::{BranchName, CommitId, GenerationName};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName};
 use refresh_source::hook_outputs::HookTime;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
@@ -166,11 +166,11 @@ impl Account {
     }
 
     /// Returns the deployment of the run: a commit with its environment.
-    pub(crate) fn deployment(&self, commit: &CommitId, generation: &GenerationName) -> Deployment {
+    pub(crate) fn deployment(&self, commit: &CommitId, environment: &EnvironmentName) -> Deployment {
         Deployment {
             commit: commit.clone(),
             branch: self.branch().clone(),
-            generation: generation.clone(),
+            environment: environment.clone(),
             refreshed_at: self.report.started_at,
             run: self.report.run.clone(),
         }

@@ -1,7 +1,7 @@
-//! Step 3: provides the generation for the commit's definition, and switches `venv` to it (RW-5.3).
+//! Step 3: provides the environment for the commit's definition, and switches `venv` to it (RW-5.3).
 
 use crate::plan::Target;
-use refresh_environments::{BuildOutcome, Contaminated, EnvironmentSpec, Generation, Interpreter};
+use refresh_environments::{BuildOutcome, Contaminated, EnvironmentSpec, Interpreter, RecordedEnvironment};
 use refresh_events::run_report;
 use refresh_events::run_report::Overlap;
 use refresh_installation::history;
@@ -15,7 +15,7 @@ use super::account::Account;
 use super::entry;
 use super::staged::Staged;
 
-/// Switches `venv` to the generation that the commit needs. Staging has provided it and examined it at its end.
+/// Switches `venv` to the environment that the commit needs. Staging has provided it and examined it at its end.
 ///
 /// # Errors
 /// The environment cannot be built (without staging), or the link cannot be switched.
@@ -24,43 +24,43 @@ pub(crate) fn environment(
     account: &mut Account,
     release: &Release,
     staged: Option<Staged>,
-) -> Outcome<(Generation, String)> {
-    let staged = staged.and_then(|staged| staged.generation_of(&release.commit));
-    let generation = if let Some(generation) = staged {
-        generation
+) -> Outcome<(RecordedEnvironment, String)> {
+    let staged = staged.and_then(|staged| staged.environment_of(&release.commit));
+    let environment = if let Some(environment) = staged {
+        environment
     } else {
-        let generation = ensure_generation(on, account, release)?;
-        entry::check(on, release, &generation)?;
-        generation
+        let environment = ensure_environment(on, account, release)?;
+        entry::check(on, release, &environment)?;
+        environment
     };
-    let switched = on.environments().switch(&generation.name)?;
+    let switched = on.environments().switch(&environment.name)?;
     if let Some(adopted) = &switched.adopted {
         account.note(&format!("the former directory venv is kept as {adopted}, to return to"));
         // It had no name until now; a rollback finds it by this one.
-        account.report.environment.generation_before.get_or_insert_with(|| adopted.clone());
+        account.report.environment.name_before.get_or_insert_with(|| adopted.clone());
     }
-    let environment = &account.report.environment;
-    let done = if environment.built { "built" } else { "reused" };
-    Ok((generation.clone(), format!("{} {done}: {}", generation.name, environment.reason)))
+    let reported = &account.report.environment;
+    let done = if reported.built { "built" } else { "reused" };
+    Ok((environment.clone(), format!("{} {done}: {}", environment.name, reported.reason)))
 }
 
-/// Provides the generation: in staging, or in step 3 if staging is left out.
+/// Provides the environment: in staging, or in step 3 if staging is left out.
 ///
 /// # Errors
 /// It cannot be built.
-pub(crate) fn ensure_generation(
+pub(crate) fn ensure_environment(
     on: &Installation,
     account: &mut Account,
     release: &Release,
-) -> Outcome<Generation> {
+) -> Outcome<RecordedEnvironment> {
     account.progress("ensuring the environment");
-    let (generation, made, reason) = generation_of_target(on, account, release)?;
-    check_program(on, &generation)?;
-    if account.report.environment.generation.as_ref() != Some(&generation.name) {
-        account.record(Entry::Built { generation: generation.name.clone() })?;
+    let (environment, made, reason) = environment_of_target(on, account, release)?;
+    check_program(on, &environment)?;
+    if account.report.environment.name.as_ref() != Some(&environment.name) {
+        account.record(Entry::Built { environment: environment.name.clone() })?;
     }
-    let lock = on.environments().lock_of(&generation)?.map(|lock| lock.summary());
-    let (from_source, overlaps) = match generation.record.built() {
+    let lock = on.environments().lock_of(&environment)?.map(|lock| lock.summary());
+    let (from_source, overlaps) = match environment.record.built() {
         Some(built) => (built.from_source.clone(), built.overlaps.clone()),
         None => Default::default(),
     };
@@ -77,37 +77,37 @@ pub(crate) fn ensure_generation(
         if account.report.environment.built { account.report.environment.reason.clone() } else { reason };
     account.report.environment = run_report::Environment {
         path: on.layout.venv(),
-        generation: Some(generation.name.clone()),
-        generation_before: account.report.environment.generation_before.clone(),
-        interpreter: generation.record.built().map(|built| interpreter_in_words(&built.interpreter)),
-        packages: Some(generation.record.packages.len()),
+        name: Some(environment.name.clone()),
+        name_before: account.report.environment.name_before.clone(),
+        interpreter: environment.record.built().map(|built| interpreter_in_words(&built.interpreter)),
+        packages: Some(environment.record.packages.len()),
         built,
         reason,
         lock,
-        digest: generation.record.digest.clone(),
+        digest: environment.record.digest.clone(),
         overlaps,
         contaminated: account.report.environment.contaminated.clone(),
     };
-    Ok(generation)
+    Ok(environment)
 }
 
-/// Provides the generation of the target; returns it, how it was obtained, and why.
-fn generation_of_target(
+/// Provides the environment of the target; returns it, how it was obtained, and why.
+fn environment_of_target(
     on: &Installation,
     account: &mut Account,
     release: &Release,
-) -> Outcome<(Generation, BuildOutcome, String)> {
+) -> Outcome<(RecordedEnvironment, BuildOutcome, String)> {
     let environments = on.environments();
     let strategy = release.settings.python.strategy;
-    let Target::Earlier(Deployment { generation: name, .. }) = account.target.clone() else {
+    let Target::Earlier(Deployment { environment: name, .. }) = account.target.clone() else {
         let ensured = environments.ensure(&release.wanted(on)?, strategy, &account.report.run)?;
         report_contaminated(account, ensured.contaminated.into_iter());
-        return Ok((ensured.generation, ensured.made, ensured.why));
+        return Ok((ensured.environment, ensured.made, ensured.why));
     };
     let good = environments.good(&name)?;
     let changed = good.as_ref().map(|it| environments.examine(it)).transpose()?.flatten();
-    if let (Some(generation), None) = (good, &changed) {
-        return Ok((generation, BuildOutcome::Reused, "the environment of that run".to_owned()));
+    if let (Some(environment), None) = (good, &changed) {
+        return Ok((environment, BuildOutcome::Reused, "the environment of that run".to_owned()));
     }
     report_contaminated(account, changed.into_iter());
     let wanted = release.wanted(on)?;
@@ -119,7 +119,7 @@ fn generation_of_target(
     if account.report.environment.lock.is_none() && environments.known(&name)?.is_none() {
         account.warn(ensured.why.clone());
     }
-    Ok((ensured.generation, ensured.made, ensured.why))
+    Ok((ensured.environment, ensured.made, ensured.why))
 }
 
 /// Explains that the environment of a rollback cannot be built again if its interpreter no longer exists: its packages
@@ -134,14 +134,16 @@ fn without_interpreter(
     failure: Failure,
 ) -> Outcome<Failure> {
     let Target::Earlier(pair) = &account.target else { return Err(failure) };
-    let known = on.environments().known(&pair.generation).ok().flatten();
-    let Some(lost) = known.as_ref().and_then(Generation::lost_interpreter) else { return Err(failure) };
+    let known = on.environments().known(&pair.environment).ok().flatten();
+    let Some(lost) = known.as_ref().and_then(RecordedEnvironment::lost_interpreter) else {
+        return Err(failure);
+    };
     if failure.interrupted_by().is_some() {
         return Err(failure);
     }
     let explained = Failure::new(format!(
         "the environment {} was made with {}, and {} no longer exists; for {} it cannot be built",
-        pair.generation,
+        pair.environment,
         interpreter_in_words(lost),
         lost.path.display(),
         interpreter_in_words(wanted.interpreter())
@@ -156,24 +158,24 @@ fn without_interpreter(
 
 /// Reports the environments that were changed manually, each once.
 fn report_contaminated(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
-    for Contaminated { generation, found } in contaminated {
-        if account.report.environment.contaminated.iter().any(|known| known.generation == generation) {
+    for Contaminated { name, found } in contaminated {
+        if account.report.environment.contaminated.iter().any(|known| known.name == name) {
             continue;
         }
         account.warn(format!(
-            "the environment {generation} was changed manually and is not used any more: {}",
+            "the environment {name} was changed manually and is not used any more: {}",
             found.in_words(3)
         ));
         let Contamination { count, found } = found;
-        account.report.environment.contaminated.push(run_report::Contaminated { generation, count, found });
+        account.report.environment.contaminated.push(run_report::Contaminated { name, count, found });
     }
 }
 
 /// Refuses an environment without the program of the service: this is found now, not after the stop.
-fn check_program(on: &Installation, generation: &Generation) -> Outcome<()> {
+fn check_program(on: &Installation, environment: &RecordedEnvironment) -> Outcome<()> {
     let Some(program) = on.service.program()? else { return Ok(()) };
     let Ok(within) = program.path.strip_prefix(on.layout.venv()) else { return Ok(()) };
-    if generation.path.join(within).exists() {
+    if environment.path.join(within).exists() {
         return Ok(());
     }
     let what = format!("the environment has no {}, which the service is started with", within.display());

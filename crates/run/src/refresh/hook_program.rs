@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_git::history::EntryKind;
 use refresh_installation::installation::{Installation, Release};
 use refresh_settings::Hook;
@@ -14,10 +14,10 @@ use refresh_system::error::{Failure, Outcome};
 ///
 /// # Errors
 /// A program is missing or not executable, or the mirror cannot be read.
-pub(super) fn check(on: &Installation, release: &Release, generation: &Generation) -> Outcome<()> {
+pub(super) fn check(on: &Installation, release: &Release, environment: &RecordedEnvironment) -> Outcome<()> {
     for (number, hook) in release.settings.hooks.iter().enumerate() {
         let Some(program) = hook.command.first() else { continue };
-        if let Some(why) = obstacle(on, release, generation, program, number > 0)? {
+        if let Some(why) = obstacle(on, release, environment, program, number > 0)? {
             return Err(cannot_start(hook, program, &why));
         }
     }
@@ -33,18 +33,18 @@ fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
 fn obstacle(
     on: &Installation,
     release: &Release,
-    generation: &Generation,
+    environment: &RecordedEnvironment,
     program: &str,
     is_later: bool,
 ) -> Outcome<Option<String>> {
     if !program.contains('/') {
         let search = SEARCH_PATH.split(':').map(PathBuf::from);
-        let found = search.chain([generation.path.join("bin")]).any(|it| is_executable(&it.join(program)));
+        let found = search.chain([environment.path.join("bin")]).any(|it| is_executable(&it.join(program)));
         return Ok((!found).then(|| "is neither in the environment nor in the PATH of hooks".to_owned()));
     }
     let path = Path::new(program);
     if let Ok(within) = path.strip_prefix(on.layout.venv()) {
-        let exists = generation.path.join(within).symlink_metadata().is_ok();
+        let exists = environment.path.join(within).symlink_metadata().is_ok();
         return Ok((!exists).then(|| "is not in the environment".to_owned()));
     }
     let within = path.strip_prefix(on.layout.app()).unwrap_or(path);

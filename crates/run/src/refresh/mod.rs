@@ -2,7 +2,7 @@
 //!
 //! 1. [`stop`] (RW-5.1): fence up, service down, its processes ended, its port free
 //! 2. [`sync`] (RW-5.2): the prepared tree moved in, hard-reset, cleaned; preserved paths carried across
-//! 3. [`environment`] (RW-5.3): the generation provided, `venv` switched to it
+//! 3. [`environment`] (RW-5.3): the environment provided, `venv` switched to it
 //! 4. [`prepare`] (RW-5.4): hooks
 //! 5. [`restart`] (RW-5.5): synced, started, probed until settled, fence down
 //! 6. [`status`] (RW-5.6): the report

@@ -1,6 +1,6 @@
 //! Step 4: hooks, as the owner of the tree, in the order of their declaration (RW-5.4).
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_source::hook_outputs::HookTime;
 use refresh_system::error::Outcome;
@@ -18,7 +18,7 @@ pub(crate) fn prepare(
     on: &Installation,
     account: &mut Account,
     release: &Release,
-    generation: &Generation,
+    environment: &RecordedEnvironment,
 ) -> Outcome<String> {
     let verified = models::ensure_verified(on, account, &release.settings, &release.commit)?;
     // Otherwise staging has reported it.
@@ -31,7 +31,7 @@ pub(crate) fn prepare(
     if hooks.is_empty() {
         return Ok(format!("no hooks declared{models}"));
     }
-    let deployment = account.deployment(&release.commit, &generation.name);
+    let deployment = account.deployment(&release.commit, &environment.name);
     let since = clock::await_clock_tick()?;
     for hook in hooks {
         account.progress(&hook.name);

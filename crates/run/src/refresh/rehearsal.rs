@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::journal::recover::STAGED_TREE;
 use refresh_programs::units::Role;
@@ -34,9 +34,9 @@ pub(crate) fn rehearse(
     on: &Installation,
     account: &mut Account,
     release: &Release,
-    generation: &Generation,
+    environment: &RecordedEnvironment,
 ) -> Outcome<usize> {
-    hook_program::check(on, release, generation)?;
+    hook_program::check(on, release, environment)?;
     let copy = place_of(on, &account.report.run);
     let import = entry::import_hook(on, release, &copy)?;
     let declared = release.settings.hooks.iter().filter(|hook| hook.stage);
@@ -46,8 +46,8 @@ pub(crate) fn rehearse(
     }
     on.mirror.export(&release.commit, &copy, on.units.user_of(Role::Rehearse)?)?;
     let since = clock::await_clock_tick()?;
-    let deployment = account.deployment(&release.commit, &generation.name);
-    let stage = HookContext::staged(on, copy.clone(), generation.path.clone());
+    let deployment = account.deployment(&release.commit, &environment.name);
+    let stage = HookContext::staged(on, copy.clone(), environment.path.clone());
     let rehearsed = hooks.iter().try_for_each(|hook| run_hook(on, account, hook, &stage, &deployment));
     let has_assets = hooks.iter().any(|hook| is_staged_asset(hook));
     if rehearsed.is_ok() && has_assets {

@@ -2,7 +2,7 @@
 //! down (RW-5.5). If that fails, the service is stopped again and stays fenced (RW-7.1).
 
 use crate::plan::Target;
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::status_file;
 use refresh_service::deployed::Deployment;
@@ -29,7 +29,7 @@ pub(crate) fn restart(
     on: &Installation,
     account: &mut Account,
     release: &Release,
-    generation: &Generation,
+    environment: &RecordedEnvironment,
 ) -> Outcome<String> {
     account.restart_since = Some(clock::monotonic());
     account.progress("syncing file systems");
@@ -38,7 +38,7 @@ pub(crate) fn restart(
     if !disk::same_device(&on.layout.app(), &on.layout.environments())? {
         disk::sync_file_system(&on.layout.environments())?;
     }
-    let deployed = account.deployment(&release.commit, &generation.name);
+    let deployed = account.deployment(&release.commit, &environment.name);
     deployed.write(&on.layout)?;
     checkpoint::reach("restart:deployed");
 

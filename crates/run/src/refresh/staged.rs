@@ -1,6 +1,6 @@
 //! The results of staging. Pure.
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::Release;
 use refresh_settings::names::CommitId;
 use refresh_source::aligner::Aligner;
@@ -10,7 +10,7 @@ use refresh_source::prepared_tree::PreparedTree;
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) release: Release,
-    pub(super) generation: Generation,
+    pub(super) environment: RecordedEnvironment,
     pub(super) tree: PreparedTree,
     pub(super) aligner: Option<Aligner>,
 }
@@ -26,8 +26,8 @@ impl Staged {
         self.aligner.take()
     }
 
-    /// Returns the provided generation, if it is for this commit.
-    pub(crate) fn generation_of(self, commit: &CommitId) -> Option<Generation> {
-        (self.release.commit == *commit).then_some(self.generation)
+    /// Returns the provided environment, if it is for this commit.
+    pub(crate) fn environment_of(self, commit: &CommitId) -> Option<RecordedEnvironment> {
+        (self.release.commit == *commit).then_some(self.environment)
     }
 }

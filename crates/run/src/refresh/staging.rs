@@ -38,28 +38,28 @@ impl Refresh<'_, Planned> {
             interrupt::check()?;
             let release = sync::ensure_release(on, account)?;
             space::check_for(on, &release, account.target.makes(on))?;
-            let generation = environment::ensure_generation(on, account, &release)?;
-            entry::check(on, &release, &generation)?;
-            let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;
+            let environment = environment::ensure_environment(on, account, &release)?;
+            entry::check(on, &release, &environment)?;
+            let tree = sync::prepare_tree(on, account, &release, Some(&environment))?;
             exchange::check(&on.layout)?;
-            let hooks = rehearsal::rehearse(on, account, &release, &generation)?;
+            let hooks = rehearsal::rehearse(on, account, &release, &environment)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|sentence| format!(", {sentence}")).unwrap_or_default();
             // Checks have run in it, and reading the models may have taken minutes. It is examined now, so it need not
             // be examined while the service is down.
-            let generation = environment::ensure_generation(on, account, &release)?;
+            let environment = environment::ensure_environment(on, account, &release)?;
             space::check_while_down(on)?;
             check_service(on, account)?;
             let made = if account.report.environment.built { "built" } else { "ready" };
             let hooks =
                 if hooks == 0 { String::new() } else { format!(", {} passed", count(hooks, "check")) };
             let summary =
-                format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), generation.name);
+                format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), environment.name);
             // It comes last, to wait as short as possible.
             Exchange::make_room(&on.layout, &account.report.run, on.owner)?;
             let mut aligner = Aligner::start(on)?;
             aligner.list_beforehand(on, &release.commit, &account.known);
-            Ok((Staged { release, generation, tree, aligner: Some(aligner) }, summary))
+            Ok((Staged { release, environment, tree, aligner: Some(aligner) }, summary))
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),

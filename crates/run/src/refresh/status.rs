@@ -116,9 +116,8 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
         Err(failure) => account.warn(format!("the stash cannot be read: {}", failure.chain().join(": "))),
     }
     let commit = account.report.commit.as_ref().map_or("unknown", |commit| commit.short());
-    let generation =
-        account.report.environment.generation.as_ref().map_or("no environment", |name| name.as_str());
-    format!("{commit} on {} in {generation}", account.branch())
+    let environment = account.report.environment.name.as_ref().map_or("no environment", |name| name.as_str());
+    format!("{commit} on {} in {environment}", account.branch())
 }
 
 /// Adds the runs that did not succeed to the outage, and the command that shows the log of the first.
@@ -289,7 +288,7 @@ pub fn held_back(on: &Installation, events: &Events, mut report: Report, held: H
 fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, result: RunResult, exit_code: u8) {
     complete(on, report, result, exit_code);
     report.commit_before.clone_from(&report.commit);
-    report.environment.generation_before.clone_from(&report.environment.generation);
+    report.environment.name_before.clone_from(&report.environment.name);
     report.changed = false;
     events.emit(&Event::RunFinished { report: Box::new(report.clone()) });
 }
@@ -303,12 +302,12 @@ pub(super) fn complete(on: &Installation, report: &mut Report, result: RunResult
         report.commit = commit;
         report.branch = branch.unwrap_or_else(|| report.branch.clone());
     }
-    let (live, digest) = on.live_generation().map(|live| (live.name, live.record.digest)).unzip();
+    let (live, digest) = on.live_environment().map(|live| (live.name, live.record.digest)).unzip();
     report.changed = report.commit != report.commit_before
-        || live != report.environment.generation_before
+        || live != report.environment.name_before
         || report.saved.count > 0;
     report.environment.path = on.layout.venv();
-    report.environment.generation = live;
+    report.environment.name = live;
     report.environment.digest = digest.flatten();
     let others = std::mem::take(&mut report.service.others);
     report.service = run_report::Service { others, ..on.service_report(report.service.url.take()) };
@@ -352,9 +351,9 @@ fn next_after_halt(on: &Installation, account: &Account) -> String {
     let live = on.live();
     let moved =
         match status_file::read(&on.layout).deployed {
-            Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
+            Some(pair) => Some(pair.commit) != head(on) || Some(pair.environment) != live,
             // Before the first success, only the state before the first run exists.
-            None => account.report.environment.generation_before.as_ref().is_some_and(|before| {
+            None => account.report.environment.name_before.as_ref().is_some_and(|before| {
                 Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)
             }),
         };

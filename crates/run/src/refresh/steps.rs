@@ -1,6 +1,6 @@
 //! The six steps of a run as types: each step is a method that consumes the state before it.
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_events::run_report::{Phase, Report};
 use refresh_installation::exit;
 use refresh_installation::installation::{Installation, Release};
@@ -49,19 +49,19 @@ pub struct Synced {
     release: Release,
 }
 
-/// `venv` points to the generation.
+/// `venv` points to the environment.
 #[derive(Debug)]
 pub struct Built {
     inventory: status::Inventory,
     release: Release,
-    generation: Generation,
+    environment: RecordedEnvironment,
 }
 
 /// The hooks have run.
 #[derive(Debug)]
 pub struct Prepared {
     release: Release,
-    generation: Generation,
+    environment: RecordedEnvironment,
 }
 
 /// The service runs, has settled, and the fence is down.
@@ -103,9 +103,9 @@ impl<'a> Refresh<'a, Synced> {
     /// The environment cannot be built or switched to. The run has halted.
     pub fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
         self.advance(Phase::Environment, |on, account, at| {
-            let (generation, summary) = environment::environment(on, account, &at.release, at.staged)?;
+            let (environment, summary) = environment::environment(on, account, &at.release, at.staged)?;
             at.inventory.compare(on, account, InventoryScope::All);
-            Ok((Built { inventory: at.inventory, release: at.release, generation }, summary))
+            Ok((Built { inventory: at.inventory, release: at.release, environment }, summary))
         })
     }
 }
@@ -117,9 +117,9 @@ impl<'a> Refresh<'a, Built> {
     /// A hook failed. The run has halted.
     pub fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
         self.advance(Phase::Prepare, |on, account, at| {
-            let summary = prepare::prepare(on, account, &at.release, &at.generation)?;
+            let summary = prepare::prepare(on, account, &at.release, &at.environment)?;
             at.inventory.compare(on, account, InventoryScope::AllButData);
-            Ok((Prepared { release: at.release, generation: at.generation }, summary))
+            Ok((Prepared { release: at.release, environment: at.environment }, summary))
         })
     }
 }
@@ -131,7 +131,7 @@ impl<'a> Refresh<'a, Prepared> {
     /// The service failed its health check and is stopped again. The run has halted.
     pub fn restart(self) -> Result<Refresh<'a, Running>, exit::Error> {
         self.advance(Phase::Restart, |on, account, at| {
-            let summary = restart::restart(on, account, &at.release, &at.generation)?;
+            let summary = restart::restart(on, account, &at.release, &at.environment)?;
             Ok((Running, summary))
         })
     }

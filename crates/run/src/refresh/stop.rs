@@ -76,7 +76,7 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
 fn hold_back(on: &Installation, account: &Account) -> Outcome<()> {
     let Target::Earlier(pair) = &account.target else { return Ok(()) };
     let is_present =
-        |commit: &CommitId| *commit == pair.commit && on.live().as_ref() == Some(&pair.generation);
+        |commit: &CommitId| *commit == pair.commit && on.live().as_ref() == Some(&pair.environment);
     let Some(commit) = account.report.commit_before.clone().filter(|commit| !is_present(commit)) else {
         return Ok(());
     };

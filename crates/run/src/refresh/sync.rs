@@ -4,7 +4,7 @@
 //! Nothing is removed: the old content of `app/` is in the previous tree of this run, which is compared after the
 //! restart.
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::journal::Entry;
 use refresh_source::aligner::Aligner;
@@ -72,7 +72,7 @@ pub(crate) fn prepare_tree(
     on: &Installation,
     account: &Account,
     release: &Release,
-    environment: Option<&Generation>,
+    environment: Option<&RecordedEnvironment>,
 ) -> Outcome<PreparedTree> {
     account.progress("preparing the tree");
     let interpreter = match environment {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::question::content_problem;
 use super::*;
-use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 
 fn settings() -> settings::Probe {
     settings::Probe {
@@ -26,7 +26,7 @@ fn deployed() -> Deployment {
         commit: CommitId::parse(&"a1".repeat(20)).unwrap(),
         branch: BranchName::parse("main").unwrap(),
         refreshed_at: jiff::Timestamp::UNIX_EPOCH,
-        generation: GenerationName::parse("abc-1").unwrap(),
+        environment: EnvironmentName::parse("abc-1").unwrap(),
         run: RunId::parse("r-1").unwrap(),
     }
 }

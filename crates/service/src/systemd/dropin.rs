@@ -35,7 +35,7 @@ pub fn text(layout: &Layout, unit: &UnitName) -> String {
     }
     let _ = write!(
         text,
-        "\n# The deployed version: LADYLINUX_COMMIT, _BRANCH, _REFRESHED_AT, _GENERATION.\n\
+        "\n# The deployed version: LADYLINUX_COMMIT, _BRANCH, _REFRESHED_AT, _ENVIRONMENT.\n\
          [Service]\n\
          EnvironmentFile=-{}\n",
         escape_specifiers(&layout.deployed_env().to_string_lossy())

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use find::{Entry, Located, Tree, entry_of, locate};
 
-use refresh_environments::Generation;
+use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_programs::units::{Role, UnitOptions};
 use refresh_service::ServiceProgram;
@@ -37,7 +37,7 @@ importlib.import_module(sys.argv[1])
 ///
 /// # Errors
 /// It is missing or does not compile; or the mirror cannot be read, or the interpreter cannot be started.
-pub(crate) fn check(on: &Installation, release: &Release, generation: &Generation) -> Outcome<()> {
+pub(crate) fn check(on: &Installation, release: &Release, environment: &RecordedEnvironment) -> Outcome<()> {
     if release.settings.python.import_check == ImportCheck::Off {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
     let Some(entry) = entry_of(&program) else { return Ok(()) };
     let entries = on.mirror.files(&release.commit)?;
     let tree = Tree::of(&entries);
-    let is_installed = |name: &str| is_installed(&generation.path, name);
+    let is_installed = |name: &str| is_installed(&environment.path, name);
     let commit = release.commit.short();
     let context = || format!("commit {commit} cannot be started");
     match locate(&entry, &on.layout.app(), &tree, is_installed) {
@@ -55,7 +55,7 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
             let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
             let options = UnitOptions::new(Role::Build, compile::DEADLINE);
             let request = CompileRequest {
-                python: generation.path.join("bin/python"),
+                python: environment.path.join("bin/python"),
                 name: path.display().to_string(),
                 source,
             };

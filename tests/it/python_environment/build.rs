@@ -21,37 +21,37 @@ fn rw_5_3_an_environment_is_built_and_goes_live() {
     let ensured = world.ensure("six==1.17.0\nitsdangerous==2.2.0\n", "run-1").unwrap();
     assert_eq!(packages(&ensured), ["itsdangerous", "six"]);
     assert_eq!(ensured.why, "no environment exists yet");
-    let switched = world.environments().switch(&ensured.generation.name).unwrap();
+    let switched = world.environments().switch(&ensured.environment.name).unwrap();
     assert!(switched.changed && switched.before.is_none());
     let venv = world.layout.venv();
-    assert_eq!(fs::read_link(&venv).unwrap(), ensured.generation.path);
+    assert_eq!(fs::read_link(&venv).unwrap(), ensured.environment.path);
     assert!(import(&venv, "six") && !import(&venv, "idna"));
     let current = world.environments().current().unwrap();
-    assert_eq!(current.generation(), Some(&ensured.generation));
-    assert!(!world.environments().switch(&ensured.generation.name).unwrap().changed);
+    assert_eq!(current.recorded(), Some(&ensured.environment));
+    assert!(!world.environments().switch(&ensured.environment.name).unwrap().changed);
 }
 
 #[test]
-fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamination() {
+fn rw_5_3_an_environment_is_read_only_byte_compiled_recorded_and_without_contamination() {
     let world = World::new();
     let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    let path = &ensured.generation.path;
+    let path = &ensured.environment.path;
     let mut compiled = 0;
     each(path, &mut |entry, found| {
         assert!(found.is_symlink() || found.permissions().mode() & 0o222 == 0, "{}", entry.display());
         compiled += usize::from(entry.extension().is_some_and(|ending| ending == "pyc"));
     });
     assert!(compiled > 0);
-    assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
-    let record = &ensured.generation.record;
+    assert!(world.environments().contamination_by_bytes(&ensured.environment).unwrap().is_none());
+    let record = &ensured.environment.record;
     assert!(record.files > 5 && record.built().unwrap().run.as_str() == "run-1");
-    assert_eq!(world.environments().packages(&ensured.generation).unwrap(), record.packages);
+    assert_eq!(world.environments().packages(&ensured.environment).unwrap(), record.packages);
     assert!(names(&world.layout.uv().join("scratch")).is_empty());
 
     let site = fs::read_dir(path.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
     fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(site.join("stray.py"), "").unwrap();
-    let difference = world.environments().contamination(&ensured.generation).unwrap().unwrap();
+    let difference = world.environments().contamination(&ensured.environment).unwrap().unwrap();
     assert!(difference.found.iter().any(|found| found.path.ends_with("stray.py")), "{difference:?}");
 }
 
@@ -59,14 +59,14 @@ fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamina
 fn rw_5_3b_an_unchanged_definition_is_reused_and_a_comment_changes_nothing() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    world.environments().switch(&first.generation.name).unwrap();
+    world.environments().switch(&first.environment.name).unwrap();
     let second = world.ensure("# a comment\r\nsix==1.17.0\r\n", "run-2").unwrap();
-    assert_eq!((second.made, &second.generation), (BuildOutcome::Reused, &first.generation));
+    assert_eq!((second.made, &second.environment), (BuildOutcome::Reused, &first.environment));
     assert_eq!(second.why, "requirements unchanged");
     let third = world.ensure("six==1.16.0\n", "run-3").unwrap();
     assert!(was_built(&third) && third.why == "the requirements changed");
     let back = world.ensure("six==1.17.0\n", "run-4").unwrap();
-    assert_eq!((back.made, &back.generation.name), (BuildOutcome::Reused, &first.generation.name));
+    assert_eq!((back.made, &back.environment.name), (BuildOutcome::Reused, &first.environment.name));
 }
 
 #[test]
@@ -111,20 +111,20 @@ fn rw_5_3a_the_strategy_always_builds_once_per_run() {
     let staged = always("run-1");
     let step = always("run-1");
     assert!(was_built(&staged) && !was_built(&step));
-    assert_eq!(staged.generation, step.generation);
+    assert_eq!(staged.environment, step.environment);
     let next = always("run-2");
-    assert!(was_built(&next) && next.generation.name != staged.generation.name);
+    assert!(was_built(&next) && next.environment.name != staged.environment.name);
     let newest = world.ensure("six==1.17.0", "run-3").unwrap();
-    assert_eq!(newest.generation.name, next.generation.name);
+    assert_eq!(newest.environment.name, next.environment.name);
 }
 
 #[test]
 fn rw_5_3_a_package_that_was_removed_from_the_list_is_gone() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
-    world.environments().switch(&first.generation.name).unwrap();
+    world.environments().switch(&first.environment.name).unwrap();
     let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
-    world.environments().switch(&second.generation.name).unwrap();
+    world.environments().switch(&second.environment.name).unwrap();
     assert_eq!(packages(&second), ["six"]);
     assert!(!import(&world.layout.venv(), "idna"));
 }
@@ -170,7 +170,7 @@ fn no_network_is_used_if_everything_is_cached() {
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     world.offline = true;
     let again = world.ensure("six==1.17.0\n", "run-2").unwrap();
-    assert_eq!(again.generation, first.generation);
+    assert_eq!(again.environment, first.environment);
     assert!(!world.reported.has("fetching uv"));
 }
 
@@ -190,14 +190,14 @@ fn a_uv_that_cannot_be_fetched_is_named_and_the_one_of_the_interpreter_is_not_us
 }
 
 #[test]
-fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
+fn rw_5_3_everything_in_an_environment_belongs_to_the_owner_of_the_tree() {
     if !rustix::process::geteuid().is_root() {
         print_line("LEFT OUT: only root can build for another user");
         return;
     }
     let world = World::bare(Owner { uid: 1234, gid: 1234 });
     let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    each(&ensured.generation.path, &mut |entry, found| {
+    each(&ensured.environment.path, &mut |entry, found| {
         assert_eq!((found.uid(), found.gid()), (1234, 1234), "{}", entry.display());
     });
     // The records, the locks and the store belong to root.
@@ -206,7 +206,7 @@ fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
         assert_eq!(fs::metadata(path).unwrap().uid(), 0, "{}", path.display());
     }
     assert_eq!(fs::metadata(common::pool::uv(&world.layout)).unwrap().uid(), 1234);
-    world.environments().switch(&ensured.generation.name).unwrap();
+    world.environments().switch(&ensured.environment.name).unwrap();
     let asked = Command::new("setpriv")
         .args(["--reuid=1234", "--regid=1234", "--clear-groups"])
         .arg(world.layout.venv().join("bin/python"))

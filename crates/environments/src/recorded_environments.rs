@@ -1,4 +1,4 @@
-//! Reads generations: which exist, which is live, which one the release needs. This file only reads.
+//! Reads environments: which exist, which is live, which one the release needs. This file only reads.
 
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use refresh_programs::units::Role;
 use refresh_settings::Strategy;
-use refresh_settings::names::GenerationName;
+use refresh_settings::names::EnvironmentName;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::manifest::contamination::Contamination;
@@ -38,11 +38,11 @@ pub struct EnvironmentSpec {
     key: String,
 }
 
-/// A recorded generation that still exists.
+/// A recorded environment that still exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Generation {
+pub struct RecordedEnvironment {
     /// Its name.
-    pub name: GenerationName,
+    pub name: EnvironmentName,
     /// Its directory.
     pub path: PathBuf,
     /// Its record.
@@ -54,8 +54,8 @@ pub struct Generation {
 pub enum VenvState {
     /// It does not exist.
     Missing,
-    /// It points to a generation that is recorded, and good unless it was changed.
-    Generation(Box<Generation>),
+    /// It points to an environment that is recorded, and good unless it was changed.
+    Recorded(Box<RecordedEnvironment>),
     /// It points to something without a record.
     Unrecorded(PathBuf),
     /// It is a real directory, from before the tool.
@@ -68,7 +68,7 @@ impl EnvironmentSpec {
         &self.key
     }
 
-    /// Returns everything that defines the environment, after it is resolved; generations are named by the fingerprint
+    /// Returns everything that defines the environment, after it is resolved; environments are named by the fingerprint
     /// of these parts.
     pub fn parts(&self, lock: &Lock) -> FingerprintParts {
         FingerprintParts { lock: lock.digest(), ..self.parts.clone() }
@@ -90,8 +90,8 @@ impl EnvironmentSpec {
     }
 }
 
-impl Generation {
-    /// Returns whether the interpreter of its programs still exists. It is outside the generation, and a new release of
+impl RecordedEnvironment {
+    /// Returns whether the interpreter of its programs still exists. It is outside the environment, and a new release of
     /// the distribution removes it.
     fn has_interpreter(&self) -> bool {
         self.path.join("bin/python").exists()
@@ -105,10 +105,10 @@ impl Generation {
 }
 
 impl VenvState {
-    /// Returns the live generation, if it is recorded.
-    pub fn generation(&self) -> Option<&Generation> {
+    /// Returns the live environment, if it is recorded.
+    pub fn recorded(&self) -> Option<&RecordedEnvironment> {
         match self {
-            Self::Generation(generation) => Some(generation),
+            Self::Recorded(environment) => Some(environment),
             _ => None,
         }
     }
@@ -149,21 +149,21 @@ impl<'a> Environments<'a> {
         Ok(EnvironmentSpec { definitions, interpreter, cutoff, parts, key })
     }
 
-    /// Returns the newest good generation of the specification that is unchanged.
+    /// Returns the newest good environment of the specification that is unchanged.
     ///
     /// # Errors
-    /// The records or a generation cannot be read.
-    pub fn ready(&self, wanted: &EnvironmentSpec) -> Outcome<Option<Generation>> {
+    /// The records or an environment cannot be read.
+    pub fn ready(&self, wanted: &EnvironmentSpec) -> Outcome<Option<RecordedEnvironment>> {
         let Some(lock) = self.known_lock(wanted)? else { return Ok(None) };
-        for generation in self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.into_iter().rev() {
-            if self.contamination(&generation)?.is_none() {
-                return Ok(Some(generation));
+        for environment in self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.into_iter().rev() {
+            if self.contamination(&environment)?.is_none() {
+                return Ok(Some(environment));
             }
         }
         Ok(None)
     }
 
-    /// Returns why [`Self::ensure`] would build; `None` if a generation is ready (RW-5.3a, RW-5.3b).
+    /// Returns why [`Self::ensure`] would build; `None` if an environment is ready (RW-5.3a, RW-5.3b).
     ///
     /// # Errors
     /// The records cannot be read.
@@ -178,13 +178,13 @@ impl<'a> Environments<'a> {
             VenvState::Missing => "no environment exists yet".to_owned(),
             VenvState::RealDirectory => "the environment was not made by this tool".to_owned(),
             VenvState::Unrecorded(path) => format!("the environment {} has no record", path.display()),
-            VenvState::Generation(live) if !live.has_interpreter() => {
+            VenvState::Recorded(live) if !live.has_interpreter() => {
                 "the interpreter of the environment does not exist".to_owned()
             }
-            VenvState::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
+            VenvState::Recorded(live) if self.is_contaminated_one_of(&live, wanted)? => {
                 "the environment was changed manually".to_owned()
             }
-            VenvState::Generation(live) => match live.record.built() {
+            VenvState::Recorded(live) => match live.record.built() {
                 None => "the environment was not made by this tool".to_owned(),
                 Some(built) => match self.known_lock(wanted)? {
                     Some(lock) => built.parts.change(&wanted.parts(&lock)),
@@ -215,11 +215,11 @@ impl<'a> Environments<'a> {
         }
         let target = self.site.layout.home().join(fs::read_link(&venv).context(context)?);
         let name = (target.parent() == Some(self.site.layout.environments().as_path()))
-            .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
+            .then(|| target.file_name()?.to_str().and_then(|name| EnvironmentName::parse(name).ok()))
             .flatten();
-        let generation = name.map(|name| self.known(&name)).transpose()?.flatten();
-        Ok(generation
-            .map_or(VenvState::Unrecorded(target), |generation| VenvState::Generation(Box::new(generation))))
+        let environment = name.map(|name| self.known(&name)).transpose()?.flatten();
+        Ok(environment
+            .map_or(VenvState::Unrecorded(target), |environment| VenvState::Recorded(Box::new(environment))))
     }
 
     /// Returns `venv` if it is a directory that the tool did not make, and its programs see the packages of the system
@@ -238,11 +238,11 @@ impl<'a> Environments<'a> {
         site::shows_system(&String::from_utf8_lossy(&text)).then_some(place)
     }
 
-    /// Returns all known generations, adopted ones included, sorted by name.
+    /// Returns all known environments, adopted ones included, sorted by name.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub fn list(&self) -> Outcome<Vec<Generation>> {
+    pub fn list(&self) -> Outcome<Vec<RecordedEnvironment>> {
         let mut known = Vec::new();
         for name in record::known_names(self.site.layout)? {
             known.extend(self.known(&name)?);
@@ -250,100 +250,109 @@ impl<'a> Environments<'a> {
         Ok(known)
     }
 
-    /// Returns one generation if it is good: recorded, never found changed, and with an existing interpreter.
+    /// Returns one environment if it is good: recorded, never found changed, and with an existing interpreter.
     ///
     /// # Errors
     /// The record cannot be read.
-    pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
-        Ok(self.known(name)?.filter(|generation| generation.record.is_good() && generation.has_interpreter()))
+    pub fn good(&self, name: &EnvironmentName) -> Outcome<Option<RecordedEnvironment>> {
+        Ok(self
+            .known(name)?
+            .filter(|environment| environment.record.is_good() && environment.has_interpreter()))
     }
 
-    /// Returns one generation if it is recorded and still a directory.
+    /// Returns one environment if it is recorded and still a directory.
     ///
     /// # Errors
     /// The record cannot be read.
-    pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
+    pub fn known(&self, name: &EnvironmentName) -> Outcome<Option<RecordedEnvironment>> {
         let path = self.site.layout.environment(name);
         let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
         if !is_directory {
             return Ok(None);
         }
         let record = Record::read(self.site.layout, name)?;
-        Ok(record.map(|record| Generation { name: name.clone(), path, record }))
+        Ok(record.map(|record| RecordedEnvironment { name: name.clone(), path, record }))
     }
 
-    /// Reads which distributions are installed in a generation now, sorted by name.
+    /// Reads which distributions are installed in an environment now, sorted by name.
     ///
     /// # Errors
-    /// The generation cannot be read.
-    pub fn packages(&self, generation: &Generation) -> Outcome<Vec<Package>> {
-        record::installed(&generation.path)
+    /// The environment cannot be read.
+    pub fn packages(&self, environment: &RecordedEnvironment) -> Outcome<Vec<Package>> {
+        record::installed(&environment.path)
     }
 
-    /// Returns the change in a generation since its build, by the traces that every change leaves: only metadata is
+    /// Returns the change in an environment since its build, by the traces that every change leaves: only metadata is
     /// read. `None` if nothing changed, and for an adopted directory, which has no manifest.
     ///
     /// # Errors
-    /// The generation cannot be inspected.
-    pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
-        self.compare(generation, By::Metadata)
+    /// The environment cannot be inspected.
+    pub fn contamination(&self, environment: &RecordedEnvironment) -> Outcome<Option<Contamination>> {
+        self.compare(environment, By::Metadata)
     }
 
     /// Returns the same from a comparison of all bytes.
     ///
     /// # Errors
-    /// The generation cannot be read.
-    pub fn contamination_by_bytes(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
-        self.compare(generation, By::Content)
+    /// The environment cannot be read.
+    pub fn contamination_by_bytes(
+        &self,
+        environment: &RecordedEnvironment,
+    ) -> Outcome<Option<Contamination>> {
+        self.compare(environment, By::Content)
     }
 
-    pub(super) fn compare(&self, generation: &Generation, by: By) -> Outcome<Option<Contamination>> {
-        if generation.record.built().is_none() {
+    pub(super) fn compare(
+        &self,
+        environment: &RecordedEnvironment,
+        by: By,
+    ) -> Outcome<Option<Contamination>> {
+        if environment.record.built().is_none() {
             return Ok(None);
         }
-        let directory = generation.path.clone();
-        let manifest = record::manifest_file(self.site.layout, &generation.name);
+        let directory = environment.path.clone();
+        let manifest = record::manifest_file(self.site.layout, &environment.name);
         let (operation, request) =
             (self.site.unit_options(Role::Build), CompareRequest { directory, manifest, by });
         let found: Option<Contamination> =
             self.site.units.call_as(&operation, self.site.owner, COMPARE, &request)?;
-        Ok(found.or_else(|| generation.record.contamination().cloned()))
+        Ok(found.or_else(|| environment.record.contamination().cloned()))
     }
 
-    fn is_contaminated_one_of(&self, live: &Generation, wanted: &EnvironmentSpec) -> Outcome<bool> {
+    fn is_contaminated_one_of(&self, live: &RecordedEnvironment, wanted: &EnvironmentSpec) -> Outcome<bool> {
         let Some(lock) = self.known_lock(wanted)? else { return Ok(false) };
         let fingerprint = wanted.parts(&lock).fingerprint();
         let is_wanted = live.record.built().is_some_and(|built| built.fingerprint == fingerprint);
         Ok(is_wanted && self.contamination(live)?.is_some())
     }
 
-    /// Records that a generation was changed: it is never used again.
+    /// Records that an environment was changed: it is never used again.
     ///
     /// # Errors
     /// The record cannot be written.
-    pub fn mark_contaminated(&self, generation: &Generation, found: &Contamination) -> Outcome<()> {
-        if !generation.record.is_good() {
+    pub fn mark_contaminated(&self, environment: &RecordedEnvironment, found: &Contamination) -> Outcome<()> {
+        if !environment.record.is_good() {
             return Ok(());
         }
-        generation.record.condemned(found).write(self.site.layout)
+        environment.record.condemned(found).write(self.site.layout)
     }
 
-    /// Returns the good generations of a fingerprint, the oldest first.
-    pub(super) fn of_fingerprint(&self, fingerprint: &str) -> Outcome<Vec<Generation>> {
-        let mut good: Vec<(u64, Generation)> = Vec::new();
+    /// Returns the good environments of a fingerprint, the oldest first.
+    pub(super) fn of_fingerprint(&self, fingerprint: &str) -> Outcome<Vec<RecordedEnvironment>> {
+        let mut good: Vec<(u64, RecordedEnvironment)> = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let Some(number) = number(&name, fingerprint) else { continue };
-            good.extend(self.good(&name)?.map(|generation| (number, generation)));
+            good.extend(self.good(&name)?.map(|environment| (number, environment)));
         }
         good.sort_by_key(|(number, _)| *number);
-        Ok(good.into_iter().map(|(_, generation)| generation).collect())
+        Ok(good.into_iter().map(|(_, environment)| environment).collect())
     }
 
     /// Returns the first name after all known names that begin with this word.
-    pub(super) fn next_name(&self, word: &str) -> Outcome<GenerationName> {
+    pub(super) fn next_name(&self, word: &str) -> Outcome<EnvironmentName> {
         let names = record::known_names(self.site.layout)?;
         let last = names.iter().filter_map(|name| number(name, word)).max().unwrap_or(0);
-        GenerationName::parse(&format!("{word}-{}", last + 1))
+        EnvironmentName::parse(&format!("{word}-{}", last + 1))
     }
 }
 
@@ -403,7 +412,7 @@ impl FingerprintParts {
 }
 
 /// Returns the number in a name that begins with this word.
-pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
+pub(super) fn number(name: &EnvironmentName, word: &str) -> Option<u64> {
     name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
 }
 
@@ -461,8 +470,8 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_generation_is_read_for_its_own_fingerprint_only() {
-        let name = |text| GenerationName::parse(text).unwrap();
+    fn the_number_of_an_environment_is_read_for_its_own_fingerprint_only() {
+        let name = |text| EnvironmentName::parse(text).unwrap();
         assert_eq!(number(&name("abc-10"), "abc"), Some(10));
         assert_eq!(number(&name("abcd-10"), "abc"), None);
     }

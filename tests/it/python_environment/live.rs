@@ -11,7 +11,7 @@ use crate::python as common;
 use crate::python::{World, names, was_built};
 use refresh_environments::VenvState;
 use refresh_settings::Strategy;
-use refresh_settings::names::{GenerationName, RunId};
+use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 
@@ -19,26 +19,26 @@ use refresh_system::disk::Owner;
 fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    let name = &first.generation.name;
+    let name = &first.environment.name;
     // The result of a kill before the record: the complete directory, without its record.
     fs::remove_file(world.layout.environment_records().join(format!("{name}.json"))).unwrap();
     fs::create_dir_all(world.layout.uv().join("scratch/build-x")).unwrap();
     fs::create_dir_all(world.layout.environments().join("not ours")).unwrap();
     assert!(world.environments().switch(name).unwrap_err().summary().contains("is damaged or changed"));
     assert_eq!(world.environments().current().unwrap(), VenvState::Missing);
-    fs::write(first.generation.path.parent().unwrap().join("not ours/file"), "kept").unwrap();
+    fs::write(first.environment.path.parent().unwrap().join("not ours/file"), "kept").unwrap();
     let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
     assert!(was_built(&second));
     assert!(world.reported.has("discarded the unfinished environment"));
-    assert_eq!(names(&world.layout.environments()), [second.generation.name.as_str(), "not ours"]);
+    assert_eq!(names(&world.layout.environments()), [second.environment.name.as_str(), "not ours"]);
     assert!(names(&world.layout.uv().join("scratch")).is_empty());
 }
 
 #[test]
-fn a_generation_without_a_record_that_is_live_is_not_discarded() {
+fn an_environment_without_a_record_that_is_live_is_not_discarded() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    world.environments().switch(&first.generation.name).unwrap();
+    world.environments().switch(&first.environment.name).unwrap();
     fs::remove_dir_all(world.layout.environment_records()).unwrap();
     assert!(matches!(world.environments().current().unwrap(), VenvState::Unrecorded(_)));
     assert!(world.environments().discard_incomplete().unwrap().is_empty());
@@ -52,8 +52,8 @@ fn real_directory(world: &World) {
     fs::create_dir_all(venv.join("lib/python3.11/site-packages/old_thing-1.0.dist-info")).unwrap();
 }
 
-fn name(text: &str) -> GenerationName {
-    GenerationName::parse(text).unwrap()
+fn name(text: &str) -> EnvironmentName {
+    EnvironmentName::parse(text).unwrap()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn rw_5_3_a_real_directory_is_adopted_and_serves_for_a_rollback() {
     let inode = fs::metadata(world.layout.venv()).unwrap().ino();
     assert_eq!(world.environments().current().unwrap(), VenvState::RealDirectory);
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    let switched = world.environments().switch(&first.generation.name).unwrap();
+    let switched = world.environments().switch(&first.environment.name).unwrap();
     assert_eq!(switched.adopted, Some(name("adopted-1")));
     assert!(world.layout.venv().is_symlink());
     assert_eq!(fs::metadata(world.layout.environment(&name("adopted-1"))).unwrap().ino(), inode);
@@ -71,7 +71,7 @@ fn rw_5_3_a_real_directory_is_adopted_and_serves_for_a_rollback() {
     assert_eq!(adopted.record.packages[0].name, "old-thing");
     assert!(adopted.record.built().is_none());
     let back = world.environments().switch(&name("adopted-1")).unwrap();
-    assert_eq!(back.before, Some(first.generation.name));
+    assert_eq!(back.before, Some(first.environment.name));
     assert_eq!(names(&world.layout.home()), ["venv"]);
 }
 
@@ -79,7 +79,7 @@ fn rw_5_3_a_real_directory_is_adopted_and_serves_for_a_rollback() {
 fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    let target = world.layout.environment(&first.generation.name);
+    let target = world.layout.environment(&first.environment.name);
     let side = world.layout.home().join(".venv.switching");
     let stages: [&dyn Fn(); 3] = [
         // Killed before the exchange: the link exists under its other name.
@@ -103,11 +103,11 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
     for (index, stage) in stages.iter().enumerate() {
         let _ = fs::remove_file(world.layout.venv());
         stage();
-        let switched = world.environments().switch(&first.generation.name).unwrap();
+        let switched = world.environments().switch(&first.environment.name).unwrap();
         assert_eq!(switched.adopted, Some(name(&format!("adopted-{}", index + 1))));
         assert!(world.environments().good(&switched.adopted.unwrap()).unwrap().is_some());
         assert_eq!(names(&world.layout.home()), ["venv"]);
-        assert_eq!(world.environments().current().unwrap().generation(), Some(&first.generation));
+        assert_eq!(world.environments().current().unwrap().recorded(), Some(&first.environment));
     }
 }
 
@@ -115,8 +115,8 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
 fn rw_5_3_a_reader_never_finds_the_environment_missing_while_it_is_switched() {
     let world = World::new();
     real_directory(&world);
-    let one = world.ensure("six==1.17.0\n", "run-1").unwrap().generation.name;
-    let other = world.ensure("six==1.16.0\n", "run-2").unwrap().generation.name;
+    let one = world.ensure("six==1.17.0\n", "run-1").unwrap().environment.name;
+    let other = world.ensure("six==1.16.0\n", "run-2").unwrap().environment.name;
     let python = world.layout.venv().join("bin/python");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -141,7 +141,7 @@ fn rw_5_3_a_reader_never_finds_the_environment_missing_while_it_is_switched() {
 fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from_its_own_lock() {
     let world = World::new();
     let (definition, run) = ("six==1.17.0\n", |name: &str| RunId::parse(name).unwrap());
-    let first = world.ensure(definition, "run-1").unwrap().generation;
+    let first = world.ensure(definition, "run-1").unwrap().environment;
     let wanted = world.wanted(&[("requirements.txt", definition)]).unwrap();
     // By now its definition has another lock.
     let file = world.layout.locks().join(format!("{}.json", wanted.key()));
@@ -160,18 +160,18 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
         std::slice::from_ref(&first.name)
     );
     assert!(environments.prunable(std::slice::from_ref(&first.name)).unwrap().is_empty());
-    let again = |name: &GenerationName, id: &str| {
+    let again = |name: &EnvironmentName, id: &str| {
         world.environments().rebuild_from_lock(&wanted, name, Strategy::WhenChanged, &run(id))
     };
     let second = again(&first.name, "run-2").unwrap();
     assert!(was_built(&second) && second.why.contains("was changed manually: built again from its lock"));
-    assert_eq!(second.generation.record.digest, first.record.digest);
+    assert_eq!(second.environment.record.digest, first.record.digest);
 
-    let gone = &second.generation;
+    let gone = &second.environment;
     disk::remove_tree(&gone.path).unwrap();
     let third = again(&gone.name, "run-3").unwrap();
     assert!(was_built(&third) && third.why.contains("does not exist"), "{}", third.why);
-    assert_eq!(third.generation.record.digest, first.record.digest);
+    assert_eq!(third.environment.record.digest, first.record.digest);
     assert_eq!(fs::read(&file).unwrap(), replaced, "the lock of the definition stays what it is");
 
     world.environments().prune(&[]).unwrap();
@@ -183,8 +183,8 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
 #[test]
 fn pruning_keeps_what_is_named_and_what_is_live() {
     let world = World::new();
-    let built: Vec<GenerationName> = ["run-1", "run-2", "run-3", "run-4"]
-        .map(|run| world.ensure_with(&[], Strategy::Always, run).unwrap().generation.name)
+    let built: Vec<EnvironmentName> = ["run-1", "run-2", "run-3", "run-4"]
+        .map(|run| world.ensure_with(&[], Strategy::Always, run).unwrap().environment.name)
         .to_vec();
     world.environments().switch(&built[1]).unwrap();
     let pruned = world.environments().prune(&built[3..]).unwrap();
@@ -202,14 +202,14 @@ fn the_work_of_a_process_that_is_killed() {
     let Some(root) = std::env::var_os(KILLED_WORLD) else { return };
     let world = World::at(Path::new(&root), Owner::own());
     let ensured = world.ensure("six==1.17.0\n", "run-killed").unwrap();
-    world.environments().switch(&ensured.generation.name).unwrap();
+    world.environments().switch(&ensured.environment.name).unwrap();
 }
 
 /// Runs the work above in a process that is killed at its `point`th checkpoint. Returns whether it reached that
 /// checkpoint.
 fn killed(world: &World, point: u32) -> bool {
     let ended = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "python_generation::live::the_work_of_a_process_that_is_killed"])
+        .args(["--exact", "python_environment::live::the_work_of_a_process_that_is_killed"])
         .env(KILLED_WORLD, world.layout.root())
         .env("LADYLINUX_REFRESH_KILL_AT", point.to_string())
         .output()
@@ -231,10 +231,10 @@ fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_trusts(
         let python = world.layout.venv().join("bin/python");
         assert!(python.symlink_metadata().is_ok(), "the environment is missing after point {points}");
         let ensured = world.ensure("six==1.17.0\n", "run-next").unwrap();
-        world.environments().switch(&ensured.generation.name).unwrap();
+        world.environments().switch(&ensured.environment.name).unwrap();
         assert!(import(&world.layout.venv(), "six"));
-        assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
-        let mut expected = ["adopted-1", ensured.generation.name.as_str()];
+        assert!(world.environments().contamination_by_bytes(&ensured.environment).unwrap().is_none());
+        let mut expected = ["adopted-1", ensured.environment.name.as_str()];
         expected.sort_unstable();
         assert_eq!(names(&world.layout.environments()), expected, "after point {points}");
         assert_eq!(names(&world.layout.home()), ["venv"]);
