@@ -1,7 +1,7 @@
 //! uv of one pinned version: the commands that make environments. A uv of the host is never used.
 //!
 //! uv runs in a directory that holds checked definitions only, with a cleared environment; no configuration file of the
-//! application or of a user reaches it. Its `pylock.toml` is experimental: hence the pin, and `tests/uv_contract.rs`,
+//! application or of a user reaches it. Its `pylock.toml` is experimental: hence the pin, and `tests/it/uv_contract.rs`,
 //! which tests the behavior that is relied on.
 
 use std::path::{Path, PathBuf};
