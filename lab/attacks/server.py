@@ -11,7 +11,7 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        names = ("COMMIT", "BRANCH", "GENERATION")
+        names = ("COMMIT", "BRANCH", "ENVIRONMENT")
         body = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in names}
         self.answer(json.dumps(body))
 

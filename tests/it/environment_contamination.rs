@@ -108,7 +108,7 @@ fn rw_2_2_rw_5_3_a_manual_change_is_found_by_status_and_plan_and_gone_after_the_
             ran.prints("was changed manually and is not used any more").prints(&format!("{change} {below}"));
         drop(ran);
         let report = host.report();
-        assert_eq!(report["environment"]["contaminated"][0]["environment"], name(&before).as_str());
+        assert_eq!(report["environment"]["contaminated"][0]["name"], name(&before).as_str());
         assert!(changes(&report["environment"]["contaminated"][0]).contains(&expected), "{report:#}");
         assert_eq!(report["environment"]["contaminated"].as_array().unwrap().len(), 1);
         assert_eq!(report["environment"]["built"], true);
@@ -171,7 +171,7 @@ fn a_rollback_to_a_changed_environment_builds_the_same_one_again() {
     assert_eq!(host.head(), commit);
     let report = host.report();
     assert_eq!(report["environment"]["digest"], digest);
-    assert_eq!(report["environment"]["contaminated"][0]["environment"], name(&first).as_str());
+    assert_eq!(report["environment"]["contaminated"][0]["name"], name(&first).as_str());
     assert_ne!(live(&host), first);
     host.tool(["verify", "--environment"]).expect(0);
     let list = json_of(&host, &["environments", "list", "--json"], 0);
@@ -248,7 +248,7 @@ fn environments_are_listed_and_unused_ones_are_removed() {
     let list = json_of(&host, &["environments", "list", "--json"], 0);
     let of = |name: &str| {
         let mut all = list["environments"].as_array().unwrap().iter();
-        all.find(|it| it["environment"] == name).unwrap_or_else(|| panic!("{name} is missing in {list:#}"))
+        all.find(|it| it["name"] == name).unwrap_or_else(|| panic!("{name} is missing in {list:#}"))
     };
     assert_eq!(of(&second)["state"], "good");
     assert_eq!((&of(&second)["live"], &of(&second)["last_good"]), (&json!(true), &json!(true)));

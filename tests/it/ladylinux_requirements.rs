@@ -68,7 +68,7 @@ fn rw_5_3_rw_8_2_the_requirements_of_ladylinux_are_built_verified_and_the_same_o
     assert_eq!(report["environment"]["built"], true);
     assert!(report["environment"]["packages"].as_u64() > Some(30), "{report:#}");
     assert_eq!(first.answer().unwrap()["environment"], report["environment"]["name"]);
-    assert_eq!(found["environment"], report["environment"]["name"]);
+    assert_eq!(found["environment_name"], report["environment"]["name"]);
     assert_eq!(found["contamination"], Value::Null);
     assert_eq!(found["lock"]["not_reproducible"], Value::Null, "{found:#}");
     first.tool(["verify", "--environment"]).expect(0);

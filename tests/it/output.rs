@@ -225,7 +225,7 @@ fn report(result: &str) -> Report {
         "requested": {"branch": "main", "commit": commit, "subject": "Serve notes", "author": "Jo Doe"},
         "commit_before": if result == "refreshed" { "a".repeat(40) } else { commit.to_owned() },
         "environment": {
-            "path": "/opt/ladylinux/venv", "environment": "abc-1", "name_before": "abc-1",
+            "path": "/opt/ladylinux/venv", "name": "abc-1", "name_before": "abc-1",
             "interpreter": "cpython 3.12.1", "packages": 12, "built": false, "reason": "",
         },
         "service": {

@@ -148,7 +148,7 @@ impl Rig {
         let status = self.site.status();
         assert_eq!(status["commit"], *commit, "{trying}: {status:#}");
         assert_eq!(status["deployed"]["commit"], *commit, "{trying}: {status:#}");
-        assert_eq!(status["environment"], answer["environment"], "{trying}: {status:#}");
+        assert_eq!(status["environment_name"], answer["environment"], "{trying}: {status:#}");
         if has_run("stop") {
             assert_eq!(commit, self.new, "{trying}: the service was stopped, and the old version runs");
             "the new pair runs"

@@ -38,7 +38,7 @@ try:
     package = six.__version__
 except ImportError:
     package = None
-facts = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in ("COMMIT", "BRANCH", "GENERATION")}
+facts = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in ("COMMIT", "BRANCH", "ENVIRONMENT")}
 with open("version.txt") as file:
     facts["version"] = file.read().strip()
 facts["package"] = package

@@ -160,7 +160,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Generations are read-only, and dropping the temporary directory could not remove them.
+        // Environments are read-only, and dropping the temporary directory could not remove them.
         if let Some(directory) = &self.directory {
             let _ = disk::remove_tree(directory.path());
         }

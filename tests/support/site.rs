@@ -67,7 +67,7 @@ impl Site {
         assert_eq!(answer["commit"], commit);
         assert_eq!(status["commit"], commit);
         assert_eq!(status["deployed"]["commit"], commit);
-        assert_eq!(answer["environment"], status["environment"]);
+        assert_eq!(answer["environment"], status["environment_name"]);
         assert_eq!(status["service"]["state"], "running", "{status:#}");
         assert_eq!(status["fence"], Value::Null);
     }

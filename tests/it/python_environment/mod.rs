@@ -1,4 +1,4 @@
-//! Generations, made by the real uv from the real index.
+//! Environments, made by the real uv from the real index.
 #![expect(clippy::disallowed_methods, reason = "tests create and read directories themselves")]
 #![expect(clippy::disallowed_macros, reason = "tests print their counts and the reason for a skip")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
