@@ -116,6 +116,21 @@ mod tests {
     }
 
     #[test]
+    fn the_former_name_of_the_environment_is_read_in_the_file_and_in_json() {
+        let text = format!(
+            "LADYLINUX_COMMIT={}\nLADYLINUX_BRANCH=main\nLADYLINUX_REFRESHED_AT=2026-01-02T03:04:05Z\n\
+             LADYLINUX_GENERATION=abc-1\n",
+            "a1".repeat(20)
+        );
+        let deployed = Deployment::parse(&EnvFile::parse(text.as_bytes())).unwrap();
+        assert_eq!(deployed.environment.as_str(), "abc-1");
+        let mut json = serde_json::to_value(&deployed).unwrap();
+        let name = json.as_object_mut().unwrap().remove("environment").unwrap();
+        json["generation"] = name;
+        assert_eq!(serde_json::from_value::<Deployment>(json).unwrap(), deployed);
+    }
+
+    #[test]
     fn a_foreign_file_is_an_error_and_not_a_version() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path());
