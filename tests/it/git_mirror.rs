@@ -279,6 +279,21 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
+fn the_url_to_which_a_remote_redirects_is_kept_until_it_no_longer_does() {
+    let world = World::new();
+    let new = serve_web(Web::Public { base: world.directory.path().into() });
+    let new = format!("http://127.0.0.1:{new}");
+    let old = serve_web(Web::Moved { to: new.clone() });
+    let moved = mirror(&world, &remote(&format!("http://127.0.0.1:{old}/upstream/.git")));
+    assert_eq!(moved.ensure(&run("r1"), &branch("main")).unwrap(), world.tip());
+    assert_eq!(moved.moved_to().unwrap(), Some(format!("{new}/upstream/.git")));
+    let followed = mirror(&world, &remote(&format!("{new}/upstream/.git")));
+    let second = world.commit(&[("a", "1\n")]);
+    assert_eq!(followed.ensure(&run("r2"), &branch("main")).unwrap(), second);
+    assert_eq!(followed.moved_to().unwrap(), None);
+}
+
+#[test]
 fn a_remote_that_stalls_fails_at_the_deadline() {
     let world = World::new();
     let port = serve_web(Web::Silent);

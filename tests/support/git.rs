@@ -235,6 +235,10 @@ impl Drop for Daemon {
 pub enum Web {
     /// Serves the directory by `git http-backend` to clients with this user and password (in base 64).
     Protected { base: PathBuf, credentials: &'static str },
+    /// Serves the directory to everyone.
+    Public { base: PathBuf },
+    /// Redirects every request for good to the same path at this URL.
+    Moved { to: String },
     /// Accepts and sends nothing.
     Silent,
 }
@@ -251,23 +255,38 @@ pub fn serve_web(web: Web) -> u16 {
                     let mut rest = Vec::new();
                     let _ = (&stream).read_to_end(&mut rest);
                 }
-                Web::Protected { base, credentials } => answer(stream, &base, credentials),
+                Web::Protected { base, credentials } => answer(stream, &base, Some(credentials)),
+                Web::Public { base } => answer(stream, &base, None),
+                Web::Moved { to } => redirect(stream, &to),
             });
         }
     });
     port
 }
 
-fn answer(mut stream: TcpStream, base: &Path, credentials: &str) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
+fn head(reader: &mut impl std::io::BufRead) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
-            break;
+            return lines;
         }
         lines.push(line.trim_end().to_owned());
     }
+}
+
+fn redirect(mut stream: TcpStream, to: &str) {
+    let lines = head(&mut BufReader::new(stream.try_clone().unwrap()));
+    let target = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("/");
+    let answer = format!(
+        "HTTP/1.1 301 Moved Permanently\r\nLocation: {to}{target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(answer.as_bytes());
+}
+
+fn answer(mut stream: TcpStream, base: &Path, credentials: Option<&str>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let lines = head(&mut reader);
     let header = |name: &str| {
         lines.iter().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
@@ -277,7 +296,8 @@ fn answer(mut stream: TcpStream, base: &Path, credentials: &str) {
     let Some(first) = lines.first() else { return };
     let mut words = first.split(' ');
     let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    if header("authorization").as_deref() != Some(&format!("Basic {credentials}")) {
+    let expected = credentials.map(|credentials| format!("Basic {credentials}"));
+    if expected.is_some() && header("authorization") != expected {
         let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         return;
     }

@@ -19,6 +19,7 @@ mod mirror_fetch;
 mod mirror_layout;
 mod mirror_repair;
 mod mirror_unit;
+mod moved;
 pub mod remote;
 mod submodule;
 mod tree_entry;

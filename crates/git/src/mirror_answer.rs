@@ -57,6 +57,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::CheckBranch { branch } => json(&mirror.check_branch(&branch)?),
         Call::OtherDefault { branch } => json(&mirror.other_default(&branch)?),
         Call::DefaultInsteadOf { branch, commit } => json(&mirror.default_instead_of(&branch, &commit)?),
+        Call::MovedTo => json(&mirror.moved_to_here()?),
         Call::Contains { commit } => json(&mirror.contains(&commit)?),
         Call::IsComplete { commit } => json(&mirror.is_complete(&commit)?),
         Call::Files { commit } => json(&*mirror.files(&commit)?),

@@ -44,6 +44,7 @@ pub(super) enum Call {
     CheckBranch { branch: BranchName },
     OtherDefault { branch: BranchName },
     DefaultInsteadOf { branch: BranchName, commit: CommitId },
+    MovedTo,
     Contains { commit: CommitId },
     IsComplete { commit: CommitId },
     Files { commit: CommitId },

@@ -15,7 +15,7 @@ use super::locks::locks;
 use super::mirror::{Mirror, Moves};
 use super::mirror_call::{Call, Ensured, Source};
 use super::mirror_layout::{configuration_for, lay_out};
-use super::{LONG, allowing, lenient, remote};
+use super::{LONG, allowing, lenient, moved, remote};
 
 /// How long a fetch with a temporary failure waits before each further attempt; their number limits the attempts.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -72,8 +72,8 @@ impl Mirror {
         }
         let (tip, listed) = match source {
             Source::Remote => {
-                let listed = self.remote_heads(branch)?;
-                (tip_of(branch, &listed)?, Some(listed))
+                let listed = self.list_remote(branch)?;
+                (tip_of(branch, &listed.text())?, Some(listed))
             }
             Source::Quarantine(bundle) => (bundle.commit.clone(), None),
         };
@@ -107,7 +107,8 @@ impl Mirror {
         };
         self.pin(run, &tip)?;
         if let Some(listed) = listed {
-            disk::replace_file(&self.path.join(REMOTE_HEADS), listed.as_bytes(), 0o644)?;
+            disk::replace_file(&self.path.join(REMOTE_HEADS), listed.text().as_bytes(), 0o644)?;
+            moved::record(&self.path, &listed.stderr)?;
         }
         self.repack_if_grown()?;
         disk::sync_file_system(&self.path)?;
@@ -127,6 +128,10 @@ impl Mirror {
 
     /// Returns HEAD and the branches of the remote, as git lists them, and the tag of that name.
     pub(super) fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
+        Ok(self.list_remote(branch)?.text())
+    }
+
+    fn list_remote(&self, branch: &BranchName) -> Outcome<Finished> {
         let url = self.url()?;
         let listed = self.persistently(|| {
             let program = remote::with_access_to_remote(&self.git, self.git.anywhere(), &self.remote, url)?;
@@ -141,7 +146,7 @@ impl Mirror {
             ]))
         })?;
         if listed.succeeded() {
-            return Ok(listed.text());
+            return Ok(listed);
         }
         let kind = FetchFailure::of(&listed);
         Err(kind.blame_clock(kind.failure(&url.text, &listed), self.last_fetch()))

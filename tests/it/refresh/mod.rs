@@ -14,6 +14,7 @@ pub(crate) mod help;
 mod if_changed;
 mod init;
 mod local_changes;
+mod network;
 mod order;
 mod owner;
 mod plan;

@@ -134,7 +134,16 @@ pub(super) fn other_scripts(examined: &Examined) -> Findings {
 
 /// Checks that a remote is set.
 pub(super) fn remote(_: &Examined, on: &Installation) -> Findings {
-    refused(preflight::remote(on), "without it no run can fetch")
+    let mut found = refused(preflight::remote(on), "without it no run can fetch")?;
+    if on.mirror.path().exists()
+        && let Some(url) = on.mirror.moved_to()?
+    {
+        let what =
+            format!("the remote redirected the last fetch to {url}; set `url = \"{url}\"` under [remote]");
+        let why = "a redirect ends one day, and then no run can fetch";
+        found.push(DoctorFinding::note(what, why, edit(&on.layout.host_file())));
+    }
+    Ok(found)
 }
 
 /// Checks that only root can change the files that root trusts.

@@ -20,6 +20,7 @@ use refresh_system::{checkpoint, disk};
 use super::account::Account;
 use super::staged::Staged;
 use super::status::describe_request;
+use crate::plan::Target;
 
 /// Makes `app/` equal to the target; returns the release of the commit.
 ///
@@ -105,6 +106,24 @@ fn report(on: &Installation, account: &mut Account, carried: &Carried) {
     }
 }
 
+/// Reports that the remote redirects its fetches. A redirect ends one day, and then no run can fetch.
+fn note_moved_remote(on: &Installation, account: &mut Account) -> Outcome<()> {
+    if on.offline.is_some() || !matches!(account.target, Target::Latest(_)) {
+        return Ok(());
+    }
+    if let Some(url) = on.mirror.moved_to()? {
+        let file = on.layout.host_file();
+        let warning = format!(
+            "the remote redirects to {url}; if it has moved, set `url = \"{url}\"` under [remote] in {}",
+            file.display()
+        );
+        if !account.report.warnings.contains(&warning) {
+            account.warn(warning);
+        }
+    }
+    Ok(())
+}
+
 /// Makes sure that the mirror has the target, and reads its release. Staging has already called this, unless it is left
 /// out; then there is nothing left to do.
 ///
@@ -120,6 +139,7 @@ pub(crate) fn ensure_release(on: &Installation, account: &mut Account) -> Outcom
         // Without staging the service is already down, and the report reads it after the restart.
         describe_request(on, &mut account.report);
     }
+    note_moved_remote(on, account)?;
     let release = on.release(&commit)?;
     account.record(Entry::Aimed { commit: commit.clone() })?;
     if account.known.contains(&commit) {
