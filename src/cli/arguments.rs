@@ -217,6 +217,10 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+
+    /// Print only if the system has replaced Python
+    #[arg(long, conflicts_with = "json")]
+    pub if_python_changed: bool,
 }
 
 /// `history`

@@ -10,6 +10,8 @@ use refresh_run::relay::spool::Spool;
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::error::Outcome;
 
+use super::start_request;
+
 /// Returns the record that holds back the tip of `branch`; `None` if there is none. `tip` is the tip if it is already
 /// known; otherwise the mirror fetches it, but only if any commit is held back.
 ///
@@ -24,29 +26,10 @@ pub(super) fn find(
 ) -> Outcome<Option<HeldBack>> {
     let mut held = status_file::read(&on.layout).held_back;
     held.extend(unwritten(on, observed).filter(|found| !held.iter().any(|known| known.run == found.run)));
-    let stopped = stopped(on, observed.fence.is_some());
-    if held.is_empty() && stopped.is_none() {
+    if held.is_empty() {
         return Ok(None);
     }
-    let tip = if let Some(tip) = tip {
-        tip.clone()
-    } else {
-        let tip = on.ensure_commit(run, branch)?;
-        on.mirror.release(run)?;
-        tip
-    };
-    if let Some(at) = stopped {
-        return Ok(Some(HeldBack {
-            subject: on.mirror.commit_line(&tip).ok().map(|line| line.subject),
-            commit: tip,
-            branch: branch.clone(),
-            by: HeldBy::Stop,
-            run: None,
-            at,
-            user: None,
-            why: None,
-        }));
-    }
+    let tip = if let Some(tip) = tip { tip.clone() } else { fetched_tip(on, run, branch)? };
     // The deployed commit is already deployed: a run only repairs the rest of the installation. But a person may have
     // returned to another environment of the same commit.
     let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == tip);
@@ -61,6 +44,46 @@ pub(super) fn find(
     Ok(None)
 }
 
+/// Returns the record of a service that was stopped on request, which holds back every commit of `branch`; `None` if it was
+/// not. A remote that cannot be reached changes nothing: the deployed commit stands for its tip.
+///
+/// # Errors
+/// The query of the remote was interrupted.
+pub(super) fn by_stop(
+    on: &Installation,
+    run: &RunId,
+    branch: &BranchName,
+    observed: &Observed,
+) -> Outcome<Option<HeldBack>> {
+    let Some(at) = stopped(on, observed.fence.is_some()) else { return Ok(None) };
+    let tip = match fetched_tip(on, run, branch) {
+        Ok(tip) => tip,
+        Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
+        Err(failure) => {
+            let Some(deployed) = status_file::read(&on.layout).deployed else { return Err(failure) };
+            on.runner.events().warn(&failure.chain().join(": "));
+            deployed.commit
+        }
+    };
+    Ok(Some(HeldBack {
+        subject: on.mirror.commit_line(&tip).ok().map(|line| line.subject),
+        commit: tip,
+        branch: branch.clone(),
+        by: HeldBy::Stop,
+        run: None,
+        at,
+        user: None,
+        why: None,
+    }))
+}
+
+/// Returns the tip of `branch`, which the mirror fetches.
+fn fetched_tip(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+    let tip = on.ensure_commit(run, branch)?;
+    on.mirror.release(run)?;
+    Ok(tip)
+}
+
 /// Returns since when the service is down because of a request to stop it. With a fence, and after a run whose fence a
 /// person has removed, the program itself has stopped it. Before the first refresh there is no deployed version to keep
 /// down. If the manager cannot be reached, the result is `None`.
@@ -69,6 +92,9 @@ pub(super) fn stopped(on: &Installation, is_fenced: bool) -> Option<jiff::Timest
         return None;
     }
     let since = on.service.asked_to_stop().ok().flatten()?;
+    if start_request::came_after(&on.layout, since) {
+        return None;
+    }
     let is_unfenced = history::unfenced(&on.layout).map_or(true, |report| report.is_some());
     (!is_unfenced).then_some(since)
 }

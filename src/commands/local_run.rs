@@ -179,6 +179,13 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
         on.runner.events().warn(warning);
     }
     let target = request.target(on)?;
+    // This comes before the first query of the remote, which may be down as well.
+    if request.unattended
+        && let Target::Latest(branch) = &target
+        && let Some(held) = held_back::by_stop(on, run, branch, &observed)?
+    {
+        return Ok((target, Preflighted::Held(Box::new(held))));
+    }
     if let Target::Latest(branch) = &target
         && on.settings.strict_order
     {

@@ -15,7 +15,7 @@ use refresh_system::screen;
 use refresh_system::screen::print_line;
 use refresh_system::text::{harmless_line, quoted};
 
-use super::{open, refuse, service_restart, warn};
+use super::{open, refuse, service_restart, start_request, warn};
 
 /// Performs `service …`.
 pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Success, Error> {
@@ -54,11 +54,14 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Succe
 
 fn start(on: &Installation) -> Result<(), Error> {
     let started = on.service.start(Admission::Ordinary).map_err(|failure| {
+        // What matters is the failure of the start.
+        let _ = start_request::record(&on.layout);
         let fence = fence::read(&on.layout).ok().flatten();
         let next = fence.map(|fence| history::way_out(&on.layout, &fence));
         let next = next.unwrap_or_else(|| "ladylinux-refresh status".to_owned());
         refuse(on, "service start", failure, &next)
     })?;
+    let _ = start_request::forget(&on.layout);
     warn(&started.warnings);
     warn(&others::start_noted(on));
     let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
@@ -67,6 +70,8 @@ fn start(on: &Installation) -> Result<(), Error> {
 }
 
 fn stop(on: &Installation) -> Outcome<()> {
+    // A record of an earlier start is of no effect after this stop.
+    let _ = start_request::forget(&on.layout);
     let stopped = on.service.stop()?;
     warn(&stopped.notes);
     print_line(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));

@@ -19,7 +19,7 @@ use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::duration;
 use refresh_system::{clock, interrupt};
 
-use super::{lock, print_error, refuse, warn};
+use super::{lock, print_error, refuse, start_request, warn};
 
 /// The command, for errors.
 const DURING: &str = "service restart";
@@ -39,6 +39,11 @@ pub(super) fn restart(on: &Installation) -> Result<Success, Error> {
     // A signal between the two would leave the service down.
     let (stopped, started) =
         interrupt::shielded(|| on.service.stop().map(|stopped| (stopped, start(on)))).map_err(context)?;
+    // What matters is the result of the start.
+    let _ = match &started {
+        Ok(_) => start_request::forget(&on.layout),
+        Err(_) => start_request::record(&on.layout),
+    };
     warn(&stopped.notes);
     let healthy = started.and_then(|started| check(on, &probe, &started));
     match healthy {

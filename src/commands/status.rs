@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::cli::StatusArgs;
 use crate::report::{json, outcome};
+use refresh_environments::ReplacedPython;
 use refresh_events::run_report;
 use refresh_events::run_report::{HeldBack, LockSummary, RELEASE, Report};
 use refresh_installation::exit::{Error, Success};
@@ -25,7 +26,7 @@ use refresh_system::screen;
 use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line};
 
-use super::{held_back, open, refuse};
+use super::{held_back, open, refuse, replaced_python};
 
 /// The output of `status --json`.
 #[derive(Debug, Serialize)]
@@ -44,6 +45,8 @@ struct Status {
     contamination: Option<Contamination>,
     /// The interpreter that the environment was built with, if that no longer exists.
     lost_interpreter: Option<std::path::PathBuf>,
+    /// The Python of the build and that of the host, if the system has replaced it.
+    replaced_python: Option<ReplacedPython>,
     /// The default branch of the remote, if the followed branch is a different one and has nothing newer.
     default_branch: Option<String>,
     service: run_report::Service,
@@ -74,6 +77,9 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Success, Error> {
     let on = open(layout, "status")?;
+    if args.if_python_changed {
+        return replaced_python::report(&on);
+    }
     let found = examine(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
         print_line(&json::pretty(&found));
@@ -109,6 +115,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
             .recorded()
             .and_then(|live| live.lost_interpreter())
             .map(|lost| lost.path.clone()),
+        replaced_python: replaced_python::find(on)?,
         contamination: observed.contamination,
         default_branch: default_branch(on, file.deployed.as_ref()),
         asked_to_stop: held_back::stopped(on, observed.fence.is_some()),
@@ -286,6 +293,8 @@ fn environment(on: &Installation, status: &Status, facts: &mut Facts) {
     if let Some(lost) = &status.lost_interpreter {
         let lost = lost.display();
         facts.add("", &format!("its interpreter {lost} no longer exists: the service cannot start again"));
+    } else if let Some(replaced) = &status.replaced_python {
+        facts.add("", &harmless_line(&replaced.in_words()));
     }
     if let Some(lock) = &status.lock {
         facts.add("lock", &harmless_line(&lock.in_words()));

@@ -29,8 +29,9 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux
 const INIT: &str = "init --repo file:///srv/app.git --allow file --branch main";
 
 /// Directories to which the tool adds its own file: their times change, and nothing else of them.
-const PARENTS: [&str; 10] = [
+const PARENTS: [&str; 11] = [
     "/etc",
+    "/etc/apt/apt.conf.d",
     "/etc/systemd/system/multi-user.target.wants",
     "/opt",
     "/usr/lib/systemd/system",
@@ -43,7 +44,8 @@ const PARENTS: [&str; 10] = [
 ];
 
 /// The files that the tool may add.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
+    "/etc/apt/apt.conf.d/99ladylinux-refresh ",
     "/etc/ladylinux-refresh.toml ",
     "/etc/systemd/system/multi-user.target.wants/ladylinux-refresh-request.path ",
     "/opt/ladylinux-refresh ",

@@ -3,7 +3,7 @@
 use crate::awkward_units::{set_up, start, start_with};
 use crate::lab;
 
-use lab::{Lab, Machine, until};
+use lab::{LOCAL_INDEX, Lab, Machine, until};
 
 fn is_up(machine: &Machine) -> bool {
     machine.exec("systemctl is-active ladylinux-api").code == Some(0)
@@ -110,4 +110,101 @@ fn a_service_that_ended_without_the_decision_of_a_person_is_started_by_an_unatte
     machine.reboot();
     assert!(!is_up(&machine));
     started(&machine);
+}
+
+#[test]
+fn an_unattended_run_leaves_a_stopped_service_stopped_if_the_remote_is_down_too() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    machine.write("/etc/ladylinux/refresh.toml", &format!("allowed_branches = [\"main\"]\n{settings}"));
+    machine.exec("mv /srv/app.git /srv/away").expect(0);
+    machine.refresh("run --if-changed").expect(3).prints("nothing was changed");
+    machine.exec("systemctl stop ladylinux-api").expect(0);
+    held_back(&machine);
+    let report = machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"].clone();
+    assert_ne!(report["result"], "refused", "{report}");
+    machine.exec("touch /run/ladylinux-refresh/request/refresh").expect(0);
+    let request = || machine.json("/var/lib/ladylinux-refresh/status.json")["last_request"].clone();
+    until("the answer", || (request()["outcome"] == "refused").then_some(()));
+    assert!(request()["why"].to_string().contains("the service was stopped"), "{}", request());
+    machine.refresh("run").expect(3);
+    assert!(!is_up(&machine));
+    machine.exec("mv /srv/away /srv/app.git").expect(0);
+    machine.refresh("run").expect(0);
+    assert!(is_up(&machine));
+}
+
+#[test]
+fn a_service_that_a_person_stops_during_staging_stays_stopped_even_if_systemd_has_restarted_it_before() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    start_with(&machine, "[Service]\nRestart=always\nRestartSec=0\n");
+    until("the service", || machine.version());
+    let wait = "while ! test -e /srv/go; do sleep 0.1; done";
+    let hook = format!(
+        "[[hook]]\nname = \"wait\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"{wait}\"]\nstage = true\n"
+    );
+    machine.write("/srv/work/refresh.toml", &hook);
+    let restarts = || machine.exec("systemctl show --property=NRestarts --value ladylinux-api").out;
+    for (version, has_restarted) in [("two", false), ("three", true)] {
+        if has_restarted {
+            machine.exec("systemctl kill --signal=KILL ladylinux-api").expect(0);
+            until("the restart", || (restarts().trim() == "1").then_some(()));
+            until("the service", || machine.version());
+        }
+        machine.exec("rm -f /srv/go").expect(0);
+        machine.push_version(version);
+        let line =
+            format!("PIP_INDEX_URL={LOCAL_INDEX} ladylinux-refresh run --if-changed >/srv/printed 2>&1");
+        let mut run = machine.spawn(&format!("{line}; echo $? >/srv/code"));
+        until("the hook", || (machine.exec("pgrep --full [s]rv/go").code == Some(0)).then_some(()));
+        machine.exec("systemctl stop ladylinux-api; touch /srv/go").expect(0);
+        run.wait().unwrap();
+        let printed = machine.read("/srv/printed").unwrap();
+        assert_eq!(machine.read("/srv/code").as_deref(), Some("3\n"), "{printed}");
+        assert!(printed.contains("the service was stopped on request during staging"), "{printed}");
+        assert!(!is_up(&machine), "{printed}");
+        held_back(&machine);
+        start(&machine);
+    }
+}
+
+#[test]
+fn a_start_by_a_person_that_systemd_cannot_begin_ends_the_hold_of_the_stop_before_it() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    let drop_in = "/etc/systemd/system/ladylinux-api.service.d/60-invalid.conf";
+    let invalidate = || {
+        machine.write(drop_in, "[Service]\nExecStart=\n");
+        machine.exec("systemctl daemon-reload").expect(0);
+    };
+    let repair = || machine.exec(&format!("rm {drop_in} && systemctl daemon-reload")).expect(0);
+    // While the unit is invalid, systemd begins no start; here it becomes so during the stop of a restart.
+    let during = format!("printf '[Service]\\nExecStart=\\n' >{drop_in} && systemctl daemon-reload");
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    let allowed = format!("{settings}[service]\nallow_root_exec = [\"/bin/sh\"]\n");
+    machine.write("/etc/ladylinux/refresh.toml", &allowed);
+    machine.write("/srv/invalidate", &format!("if rm /srv/once; then {during}; fi\n"));
+    start_with(&machine, "[Service]\nExecStopPost=+/bin/sh /srv/invalidate\n");
+    until("the service", || machine.version());
+    machine.exec("touch /srv/once").expect(0);
+    let restarted = machine.refresh("service restart");
+    assert!(!is_up(&machine), "{}", restarted.all());
+    repair();
+    started(&machine);
+
+    // A person who stops the service afterwards has decided again, and `service start` is a decision as well.
+    machine.exec("systemctl stop ladylinux-api").expect(0);
+    held_back(&machine);
+    invalidate();
+    machine.refresh("service start").expect(3);
+    repair();
+    assert!(!is_up(&machine));
+    started(&machine);
+    machine.exec("systemctl stop ladylinux-api").expect(0);
+    held_back(&machine);
 }

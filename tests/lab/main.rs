@@ -15,6 +15,7 @@ mod service;
 mod site;
 
 mod adoption;
+mod apt;
 mod asked_to_stop;
 mod attacker;
 mod awkward_units;

@@ -104,7 +104,10 @@ impl Interpreter {
 }
 
 /// Finds the interpreter by its name.
-fn program(name: &str) -> Outcome<PathBuf> {
+///
+/// # Errors
+/// It does not exist.
+pub(super) fn program(name: &str) -> Outcome<PathBuf> {
     let for_root = rustix::process::geteuid().is_root();
     environment::find_program(name, for_root).ok_or_else(|| {
         Failure::new(format!("the Python interpreter {name:?} does not exist"))

@@ -35,6 +35,7 @@ mod pylock;
 pub mod reading;
 pub(crate) mod record;
 pub(crate) mod recorded_environments;
+mod replaced;
 pub(crate) mod requirements;
 mod resolution_checks;
 mod resolve;
@@ -52,6 +53,7 @@ pub use lock::Lock;
 pub use locked::Locked;
 pub use record::Record;
 pub use recorded_environments::{EnvironmentSpec, Environments, RecordedEnvironment, VenvState};
+pub use replaced::ReplacedPython;
 pub use site::Site;
 pub use tree_source::{DefinitionFilter, TreeSource};
 

@@ -180,6 +180,8 @@ paths! {
     pub fn sysusers = at "usr/lib/sysusers.d/ladylinux-refresh.conf";
     /// The file of the directories that systemd creates below `/run` at every boot.
     pub fn tmpfiles = at "usr/lib/tmpfiles.d/ladylinux-refresh.conf";
+    /// The file with which apt reports a replaced Python after each change of packages (apt.conf(5)).
+    pub fn apt_hook = at "etc/apt/apt.conf.d/99ladylinux-refresh";
     /// The directory of the host's own units.
     pub fn host_units = at "etc/systemd/system";
     /// The directory of units that exist until the next boot.
@@ -218,6 +220,8 @@ paths! {
     pub fn status_file = in_state "status.json";
     /// While this file exists, the service cannot start (RW-7.1a).
     pub fn fence = in_state "fence";
+    /// When a person last requested a start of the service that failed.
+    pub fn failed_start = in_state "failed-start.json";
     /// The units that were stopped with the service and will be started again.
     pub fn stopped_units = in_state "stopped-units.json";
     /// The deployed version, as environment variables for the service.

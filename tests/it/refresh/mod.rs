@@ -21,6 +21,7 @@ mod plan;
 mod prepare;
 mod probe;
 mod protected;
+mod replaced_python;
 mod restart;
 mod rollback;
 mod socket;

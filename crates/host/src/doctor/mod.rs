@@ -168,6 +168,7 @@ const CHECKS: &[Check] = &[
     check("env-file-secrets", Subject::EnvFile, Needs::Nothing(env_file::secrets)),
     check("interpreter", Subject::Environment, Needs::Installation(python::interpreter)),
     check("environment", Subject::Environment, Needs::Installation(python::environment)),
+    check("apt-hook", Subject::Environment, Needs::Nothing(python::apt_hook)),
     check("contamination", Subject::Environment, Needs::Installation(python::contamination)),
     check("mirror", Subject::Runs, Needs::Installation(stores::mirror)),
     check("mirror-locks", Subject::Runs, Needs::Installation(stores::mirror_locks)),

@@ -1,10 +1,14 @@
 //! The environment: its interpreter, that it exists, that it was not changed.
 
+use std::path::Path;
+
 use refresh_environments::VenvState;
 use refresh_installation::installation::Installation;
 use refresh_run::plan::preflight;
+use refresh_system::disk;
 
 use super::{DoctorFinding, Examined, Findings, refused};
+use crate::host::own_files;
 
 /// Checks that there is an interpreter that can make environments and that the application accepts.
 pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
@@ -58,6 +62,29 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
             vec![DoctorFinding::problem(what, why, rebuild)]
         }
     })
+}
+
+/// Checks that apt reports a Python that it replaces.
+pub(super) fn apt_hook(examined: &Examined) -> Findings {
+    let layout = &examined.layout;
+    if !examined.is_kept_by_systemd() || !examined.is_installed() || !own_files::has_apt(layout) {
+        return Ok(Vec::new());
+    }
+    let hook = layout.apt_hook();
+    let text = disk::read_if_there(&hook)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let what = match text.as_deref().map(starts_a_program) {
+        Some(true) => return Ok(Vec::new()),
+        Some(false) => format!("{} starts no existing program", hook.display()),
+        None => format!("{} is missing", hook.display()),
+    };
+    let why = "apt does not report it if it replaces the Python of the environment";
+    Ok(vec![DoctorFinding::note(what, why, "ladylinux-refresh init")])
+}
+
+/// Returns whether the program that an entry for apt tests exists.
+fn starts_a_program(text: &str) -> bool {
+    let tested = text.split_once("test -x ").and_then(|(_, rest)| rest.split_once(';'));
+    tested.is_some_and(|(program, _)| Path::new(program).is_file())
 }
 
 /// Checks that the live environment is unchanged since its build.

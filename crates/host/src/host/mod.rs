@@ -8,7 +8,7 @@ mod files;
 pub(crate) mod input;
 pub mod migration;
 pub mod origin;
-mod own_files;
+pub(crate) mod own_files;
 mod page;
 pub mod presence;
 pub mod relocate;

@@ -1,5 +1,5 @@
-//! This program's own files outside its state and its store: units, drop-in, users, entries for each boot. Only writes
-//! and removes them.
+//! This program's own files outside its state and its store: units, drop-in, users, entries for each boot, the hook of
+//! apt. Only writes and removes them.
 
 use std::path::{Path, PathBuf};
 
@@ -93,7 +93,25 @@ pub(super) fn all(layout: &Layout, service: &Service, program: &Path) -> Vec<Own
         path: layout.package_units().join(name),
         text: text.replace("@PROGRAM@", &program).replace("@SANDBOX@\n", &kept_from),
     }));
+    if has_apt(layout) {
+        files.push(OwnFile { path: layout.apt_hook(), text: apt_hook(&program) });
+    }
     files
+}
+
+/// Returns whether apt manages the packages of the machine.
+pub(crate) fn has_apt(layout: &Layout) -> bool {
+    layout.apt_hook().parent().is_some_and(Path::is_dir)
+}
+
+/// Returns the entry that makes apt report a replaced Python after each change of packages (apt.conf(5)). It changes
+/// nothing, and neither a missing program nor a failure or a delay of it hinders apt.
+fn apt_hook(program: &str) -> String {
+    format!(
+        "// Written by ladylinux-refresh; changes are overwritten.\n\
+         DPkg::Post-Invoke {{ \"if test -x {program}; then timeout 20 {program} status --if-python-changed \
+         </dev/null 2>/dev/null || true; fi\"; }};\n"
+    )
 }
 
 /// Returns the entry for every boot: the directory in which the application puts its requests (tmpfiles.d(5)).

@@ -75,11 +75,20 @@ impl Refresh<'_, Planned> {
 }
 
 /// Checks that the service still runs as at preflight: builds and checks may have used its memory, or another command
-/// may have stopped it. A service that had already been restarted repeatedly is no reason to refuse: the refresh may be
-/// the repair.
+/// may have stopped it. That a service ended which had already been restarted is no reason to refuse: the refresh may be
+/// the repair. But a stop on request is a decision in each case.
 fn check_service(on: &Installation, account: &Account) -> Outcome<()> {
-    let Some(before) = account.running.as_ref().filter(|before| before.restarts == 0) else { return Ok(()) };
+    let Some(before) = &account.running else { return Ok(()) };
     let state = on.service.observe()?;
+    let is_running = state.running().is_some();
+    if !is_running && on.service.asked_to_stop().ok().flatten().is_some() {
+        return Err(Failure::new("the service was stopped on request during staging")
+            .command_for("to start it as it is", "ladylinux-refresh service start", &[])
+            .command_for("to refresh it all the same", "ladylinux-refresh run", &[]));
+    }
+    if before.restarts > 0 {
+        return Ok(());
+    }
     let now = match state.running() {
         Some(now) if now.main == before.main => return Ok(()),
         Some(now) => format!("it was restarted as process {}", now.main.pid),
