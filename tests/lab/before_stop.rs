@@ -100,6 +100,12 @@ impl Host {
     /// Asserts that a run is refused with these texts, and that nothing was changed.
     #[track_caller]
     fn refused(&self, words: &[&str]) {
+        self.refused_at("one", words);
+    }
+
+    /// Does the same while `version` is deployed.
+    #[track_caller]
+    fn refused_at(&self, version: &str, words: &[&str]) {
         let before = self.invocation(API);
         let mut ran = self.tool("run").expect(3).prints("nothing was changed").prints("next ");
         for word in words {
@@ -107,7 +113,7 @@ impl Host {
         }
         assert_eq!(self.invocation(API), before, "{}", ran.all());
         assert_eq!(self.machine.read("/var/lib/ladylinux-refresh/fence"), None);
-        assert_eq!(self.version().as_deref(), Some("one"));
+        assert_eq!(self.version().as_deref(), Some(version));
     }
 }
 
@@ -213,6 +219,53 @@ fn worker(lines: &str) -> String {
     )
 }
 
+/// Units and programs that use the application in other ways: the evidence, and a unit with the lines of its service.
+const USERS: [(&str, &str, &str); 4] = [
+    (
+        "its EnvironmentFile= is /opt/ladylinux/app/requirements.txt",
+        "reads.service",
+        "EnvironmentFile=/opt/ladylinux/app/requirements.txt\nExecStart=/bin/sleep 1000000",
+    ),
+    (
+        "its ExecStart= names /srv/lady/server.py",
+        "linked.service",
+        "ExecStart=/bin/sh -c 'sleep 1000000' /srv/lady/server.py",
+    ),
+    (
+        "mounted at /srv/inside",
+        "mounted.service",
+        "BindPaths=/opt/ladylinux/app:/srv/inside\nExecStart=/bin/sleep 1000000",
+    ),
+    ("runs /opt/ladylinux/venv/bin/python", "worker@2.service", "ExecStart=/usr/local/bin/worker %i"),
+];
+
+/// A job that a timer starts each second, for a worker that a person has written.
+const JOB: &str = "User=ladylinux\nWorkingDirectory=/opt/ladylinux/app\nExecStart=/bin/cat version.txt";
+
+/// Starts the units of [`USERS`], a session with a program of the environment, and one with a shell in `app/` alone.
+fn start_users(host: &Host) {
+    let machine = &host.machine;
+    machine.exec("ln -s /opt/ladylinux/app /srv/lady && mkdir /srv/inside").expect(0);
+    let sleeps = "exec /opt/ladylinux/venv/bin/python -c 'import time; time.sleep(1000000)'";
+    machine.write_mode("/usr/local/bin/worker", &format!("#!/bin/sh\n{sleeps}\n"), 0o755);
+    for (_, unit, lines) in USERS {
+        host.unit(&unit.replace("@2", "@"), &format!("[Service]\n{lines}\n"));
+        machine.exec(&format!("systemctl start {unit}")).expect(0);
+    }
+    for (session, command) in [("session-7", sleeps), ("session-8", "sleep 1000000; true")] {
+        let begin = format!("cd /opt/ladylinux/app && ({command}) >/dev/null 2>&1 &");
+        let scope = format!("systemd-run --quiet --scope --slice=user-0.slice --unit={session}");
+        machine.exec(&format!("{scope} sh -c {}", quoted(&begin))).expect(0);
+    }
+    host.unit("job.service", &format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\n{JOB}\n"));
+    host.unit("job.timer", "[Timer]\nOnCalendar=*:*:*\nAccuracySec=10ms\n");
+    machine.exec("systemctl start job.timer").expect(0);
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// The part of the report about a unit: its tie and its state.
 fn effects_on(report: &Value, unit: &str) -> (String, String) {
     let others = report["service"]["others"].as_array().unwrap();
@@ -235,14 +288,32 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.refused(&["also.service has no fence", "ladylinux-refresh init"]);
     host.tool("init").expect(0);
     host.tool("doctor").prints("loose.service").prints("old version");
+    start_users(&host);
+    let mut doctor = host.tool("doctor").prints("job.timer starts job.service, which runs the application");
+    let mut run_names = Vec::new();
+    for (evidence, unit, _) in USERS {
+        doctor = doctor.prints(&format!("{unit} runs the application (")).prints(evidence);
+        run_names.push(format!("{unit} still runs the old version ("));
+    }
+    doctor.prints("session-7.scope has started a program of the application (");
+    run_names.push("a program that session-7.scope has started still runs the old version (".to_owned());
+    // Longer than the interval of the timer.
+    let slow = "[[hook]]\nname = \"slow\"\nkind = \"check\"\ncommand = [\"sleep\", \"3\"]\n";
+    host.machine.write("/srv/work/refresh.toml", slow);
 
     host.push("two");
     let before =
         ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
-    host.tool("run")
+    let mut ran = host
+        .tool("run")
         .expect(0)
         .prints("loose.service still runs the old version")
-        .prints("systemctl restart loose.service");
+        .prints("systemctl restart loose.service")
+        .prints("job.timer has started job.service during this refresh, while its files changed (");
+    for name in run_names {
+        ran = ran.prints(&name);
+    }
+    assert!(!ran.all().contains("session-8"), "a shell in app/ runs nothing of it\n{}", ran.all());
     let after =
         ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
     for (number, unit) in ["tied.service", "chain.service", "also.service"].into_iter().enumerate() {
@@ -256,6 +327,29 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     assert_eq!(effects_on(&report, "chain.service"), pair("stopped_with_it", "started"));
     assert_eq!(effects_on(&report, "also.service"), pair("also", "started"));
     assert_eq!(effects_on(&report, "loose.service"), pair("none", "runs_old_version"));
+
+    // A job in `also` stays down until its timer starts it, and the fence holds for both.
+    host.machine.exec("rm /srv/work/refresh.toml; systemctl stop job.timer job.service").expect(0);
+    host.unit("job.timer", "[Timer]\nOnCalendar=2190-01-01\n");
+    host.machine.exec("systemctl start job.timer").expect(0);
+    host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\", \"job.service\"]");
+    host.tool("init").expect(0);
+    let doctor = host.tool("doctor");
+    assert!(!doctor.all().contains("job."), "{}", doctor.all());
+    host.push("two again");
+    let before = host.machine.journal("job.service");
+    host.tool("run").expect(0);
+    assert_eq!(host.machine.journal("job.service"), before, "it was not started");
+    assert_eq!(effects_on(&host.last_run(), "job.service"), pair("also", "down"));
+
+    // What would prevent the start of such a unit, or end the machine, is known before the stop.
+    host.unit("also.service.d/more.conf", "[Service]\nEnvironmentFile=/srv/none\n");
+    host.refused_at("two again", &["EnvironmentFile= of it", "/srv/none does not exist"]);
+    host.unit("also.service.d/more.conf", "[Unit]\nFailureAction=reboot\n");
+    host.refused_at("two again", &["also.service has FailureAction=reboot"]);
+    host.machine
+        .exec("rm -r /etc/systemd/system/also.service.d/more.conf; systemctl daemon-reload")
+        .expect(0);
 
     // A halted run: the units that stop with the service are down, and neither a person nor a boot starts a fenced
     // unit.

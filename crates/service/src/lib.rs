@@ -194,6 +194,14 @@ pub trait ServiceManager: Send + Sync {
         Ok(Others::default())
     }
 
+    /// Returns the units of `service.also` that only a timer or a path unit starts: the last start has left them to it.
+    ///
+    /// # Errors
+    /// The manager cannot be queried.
+    fn jobs(&self) -> Outcome<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Returns the outside cause that ended the service since its last start. `None` if there is none, or the manager
     /// has no information.
     ///

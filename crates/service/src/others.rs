@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use refresh_settings::layout::Layout;
-use refresh_settings::names::RunId;
+use refresh_settings::names::{RunId, UnitName};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
+use refresh_system::text::{quoted, quoted_path};
 
 /// The active units beside the service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,39 @@ pub struct Others {
     pub stopped_with_it: Vec<String>,
     /// Units that run from the application's tree or environment and continue when the service is stopped.
     pub untied: Vec<Untied>,
+    /// Timers, path units and socket units that start such a unit, also during a refresh.
+    pub triggers: Vec<Trigger>,
+}
+
+/// A unit that starts a unit of the application at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// Its name: `job.timer`.
+    pub unit: String,
+    /// The started unit: `job.service`.
+    pub starts: String,
+    /// systemd's name of the last invocation of the started unit; empty if it was not started.
+    pub invocation: String,
+    /// The evidence, for people: `its WorkingDirectory= is /opt/ladylinux/app`.
+    pub evidence: String,
+}
+
+impl Trigger {
+    /// Returns the instruction that keeps the started unit down during a refresh of `service`.
+    pub fn repair(&self, service: &UnitName, layout: &Layout) -> String {
+        // A socket starts an instance for each connection; no drop-in names them all.
+        if self.starts.contains('@') && self.unit.ends_with(".socket") {
+            return format!(
+                "add `PartOf={service}` under [Unit] with: systemctl edit {}",
+                quoted(&self.unit)
+            );
+        }
+        format!(
+            "add {:?} to `also` under [service] in {}, then: ladylinux-refresh init",
+            self.starts,
+            quoted_path(&layout.host_file())
+        )
+    }
 }
 
 /// A unit that runs the application and has no relation to the service.

@@ -25,6 +25,8 @@ pub use asker::role;
 pub use question::{AtSocket, ProbeResult, ResolvedProbe, addresses};
 pub use tls::Tls;
 
+/// The problem of an address without a listener.
+pub const REFUSED: &str = "connection refused";
 /// The variable of the environment file that names the service's port.
 pub const PORT: &str = "LADYLINUX_PORT";
 /// The port if the environment file names none.
@@ -177,7 +179,7 @@ pub fn connect(probe: &ResolvedProbe) -> Result<Option<SocketAddr>, String> {
         match TcpStream::connect_timeout(&address, REQUEST) {
             Ok(_) => return Ok(Some(address)),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                "connection refused".clone_into(&mut problem);
+                REFUSED.clone_into(&mut problem);
             }
             Err(error) => problem = error.to_string(),
         }

@@ -20,6 +20,7 @@ fn data_keeps_its_place_if_the_ignore_rules_change_with_the_commit() {
     host.write(".env", "SECRET=1\n");
     host.write("deep/rows.db", "rows");
     host.write("conf/user.ini", "mine\n");
+    host.write("shelf/rows.db", "rows");
     host.write("conf/other.ini", "mine too\n");
     host.write("settings.ini", "changed manually\n");
     host.write("local/notes", "of this machine");
@@ -29,11 +30,14 @@ fn data_keeps_its_place_if_the_ignore_rules_change_with_the_commit() {
     std::os::unix::fs::symlink(host.beside("elsewhere"), app.join("data")).unwrap();
     // The rules are removed; a tracked file becomes an ignored one; an ignored one becomes tracked.
     host.push(&[(".gitignore", "settings.ini\nseed\n"), ("settings.ini", ""), ("seed", "")]);
-    host.push(&[("conf/user.ini", "shipped\n")]);
+    // A file of the commit comes in place of a local file, and of a directory.
+    host.push(&[("conf/user.ini", "shipped\n"), ("shelf", "a file\n")]);
     let run = host.tool(["run"]).expect(0);
-    run.prints("the commit brings its own conf/user.ini: the local one is in the stash");
+    run.prints("the commit replaces conf/user.ini: the local one is in the stash")
+        .prints("the commit replaces shelf: the local one is in the stash");
     assert_eq!(fs::read_to_string(stashed(&host).join("conf/user.ini")).unwrap(), "mine\n");
-    assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
+    assert_eq!(fs::read_to_string(stashed(&host).join("shelf/rows.db")).unwrap(), "rows");
+    assert_eq!(host.report()["saved"]["count"], 2, "{}", host.report()["saved"]);
     for version in ["two\n", "three\n"] {
         for (path, content) in [
             (".env", "SECRET=1\n"),
@@ -87,7 +91,7 @@ fn files_of_a_halted_run_are_not_local_files_in_the_way_of_the_next_commit() {
     host.tool(["run"]).expect(1);
     host.push(&[("refresh.toml", "# none\n")]);
     let run = host.tool(["run"]).expect(0);
-    assert!(!run.all().contains("the commit brings its own"), "{}", run.all());
+    assert!(!run.all().contains("the commit replaces"), "{}", run.all());
     kept_nothing(&host);
 }
 

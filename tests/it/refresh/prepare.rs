@@ -169,6 +169,22 @@ fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
     refused("./no-such-file", "is not in the commit");
     refused("./plain.sh", "is not executable");
     refused("/usr/bin/no-such-program", "does not exist");
+    for (text, says) in [
+        ("#!/bin/sh\r\n", "has Windows line endings"),
+        ("#!/usr/bin/nothing\n", "needs the interpreter \"/usr/bin/nothing\", which does not exist"),
+        ("#!/usr/bin/env python4\n", "\"python4\", which is neither in the environment nor in the PATH"),
+        ("#!venv/bin/python\n", "\"venv/bin/python\", which is not in the commit"),
+    ] {
+        let script = host.work().join("script.sh");
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        refused("./script.sh", says);
+    }
+    // The interpreter may be that of the environment.
+    let python = format!("#!{}/bin/python\n", host.layout.venv().display());
+    fs::write(host.work().join("script.sh"), python).unwrap();
+    host.push(&[("refresh.toml", &hook("early", "migration", &["./script.sh"], ""))]);
+    host.tool(["run"]).expect(0);
     // A program behind a link of the commit can start.
     let real = host.work().join("real");
     fs::create_dir(&real).unwrap();

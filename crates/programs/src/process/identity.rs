@@ -61,6 +61,13 @@ impl ProcessId {
         unit_of_groups(&groups)
     }
 
+    /// Returns the unit of systemd that the process belongs to: a service, a scope, or a session of a user. A unit of a
+    /// user's systemd counts as `user@UID.service`.
+    pub fn unit_or_session(self) -> Option<String> {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
+        unit_or_session_in(&groups)
+    }
+
     /// Returns the uid whose systemd runs the process (`systemctl --user`), and its unit there.
     pub fn unit_of_user(self) -> Option<(u32, String)> {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
@@ -132,11 +139,27 @@ fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
     })
 }
 
+/// Finds the unit in `/proc/PID/cgroup` that the system's systemd manages: a service, a scope or a session.
+fn unit_or_session_in(groups: &str) -> Option<String> {
+    of_systemd(groups).find_map(|path| {
+        let mut parts = path.split('/');
+        if path.contains("/user.slice/") || path.contains("/user@") {
+            return parts.find(|part| is_session(part)).map(str::to_owned);
+        }
+        let is_unit = |part: &&str| part.ends_with(".service") || is_scope(part);
+        parts.rev().find(is_unit).filter(|unit| *unit != "init.scope").map(str::to_owned)
+    })
+}
+
 /// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd.
 fn unit_of_groups(groups: &str) -> Option<String> {
     of_systemd(groups)
         .filter(|path| !path.contains("/user.slice/"))
         .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
+}
+
+fn is_scope(unit: &str) -> bool {
+    unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "scope")
 }
 
 /// The units that start programs of others: schedulers, logins, containers, other supervisors, build agents.
@@ -164,6 +187,11 @@ const LAUNCHERS: [&str; 22] = [
     "sshd",
     "supervisor",
 ];
+
+/// Returns whether a unit is a session, a container or another scope, or the systemd of a user.
+pub fn is_session(unit: &str) -> bool {
+    is_scope(unit) || unit.starts_with("user@")
+}
 
 /// Returns whether a unit starts programs that are not its own. A hint about one of these programs never names such a
 /// unit, and never stops or restarts it.
@@ -218,6 +246,22 @@ mod tests {
         );
         assert_eq!(of("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n"), None);
         assert_eq!(of("0::/init.scope\n"), None);
+    }
+
+    #[test]
+    fn a_session_a_container_and_the_systemd_of_a_user_count_as_units() {
+        for (groups, unit) in [
+            ("0::/user.slice/user-1000.slice/session-9.scope\n", Some("session-9.scope")),
+            ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n", Some("user@0.service")),
+            ("1:name=systemd:/system.slice/docker-0a1b.scope\n", Some("docker-0a1b.scope")),
+            ("0::/system.slice/nginx.service/worker\n", Some("nginx.service")),
+            ("0::/init.scope\n", None),
+            ("0::/\n", None),
+        ] {
+            assert_eq!(unit_or_session_in(groups).as_deref(), unit, "{groups}");
+            let is_service = unit == Some("nginx.service");
+            assert!(unit.is_none_or(|unit| is_session(unit) != is_service), "{groups}");
+        }
     }
 
     #[test]

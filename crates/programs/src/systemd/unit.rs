@@ -299,6 +299,27 @@ impl Bus {
         Ok(listed.into_iter().map(|(name, ..)| name).collect())
     }
 
+    /// Returns the active timers, path units and socket units, each with the services that it starts. A socket that
+    /// starts an instance for each connection has the instance `0`.
+    ///
+    /// # Errors
+    /// systemd cannot be queried.
+    pub fn active_triggers(&self) -> Outcome<Vec<(String, Vec<String>)>> {
+        let patterns = ["*.timer", "*.path", "*.socket"];
+        let context = || "cannot ask systemd which timers and sockets are active".to_owned();
+        let listed: Vec<ListedUnit> = self
+            .call_manager("ListUnitsByPatterns", &(["active"].as_slice(), patterns.as_slice()))
+            .context(context)?;
+        let with_services = |(name, ..): ListedUnit| {
+            let mut starts: Vec<String> = self.property(&unit_object(&name), UNIT_INTERFACE, "Triggers")?;
+            if let Some(stem) = name.strip_suffix(".socket").filter(|_| starts.is_empty()) {
+                starts.push(format!("{stem}@0.service"));
+            }
+            Ok((name, starts))
+        };
+        listed.into_iter().map(with_services).collect::<Outcome<_>>().context(context)
+    }
+
     /// Returns the number of the job that is in progress for the unit at `path`.
     pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
         let (number, _): (u32, OwnedObjectPath) = self.property(path, UNIT_INTERFACE, "Job")?;

@@ -13,7 +13,7 @@ use refresh_service::deployed::Deployment;
 use refresh_service::port;
 use refresh_service::port::Address;
 use refresh_service::probe;
-use refresh_service::probe::{Reach, ResolvedProbe};
+use refresh_service::probe::{REFUSED, Reach, ResolvedProbe};
 use refresh_service::{Running, ServiceState};
 use refresh_settings as settings;
 use refresh_settings::Origin;
@@ -140,12 +140,13 @@ fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome
     }
     if processes.first().is_some_and(|main| port::has_own_network(*main)) {
         return Err(Failure::new(format!(
-            "{url} does not answer ({problem}): the service has a private network (PrivateNetwork=), where it listens on {}",
+            "{url} does not answer ({problem}): the service has a private network (PrivateNetwork= or NetworkNamespacePath=), where it listens on {}",
             in_words(&listens)
         ))
-        .command_for("remove PrivateNetwork= with", "systemctl edit --full", &[&on.settings.service.unit]));
+        .command_for("remove that line with", "systemctl edit --full", &[&on.settings.service.unit])
+        .hint(format!("where it is removed already, restart the service first: {}", restart_command(on))));
     }
-    if listens.iter().any(|address| takes(address, probe)) {
+    if listens.iter().any(|address| takes(address, probe, problem == REFUSED)) {
         return Ok(vec![format!("the running service takes no connection at {url} ({problem})")]);
     }
     let mut failure = Failure::new(format!(
@@ -183,8 +184,9 @@ fn in_words(addresses: &[Address]) -> String {
     all.join(", ")
 }
 
-/// Returns whether a socket accepts the connections of a probe.
-fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
+/// Returns whether a socket accepts the connections of a probe. If connections are refused, a socket on all addresses of
+/// IPv6 accepts none of IPv4 (`IPV6_V6ONLY`).
+fn takes(address: &Address, probe: &ResolvedProbe, is_refused: bool) -> bool {
     let asked = probe::addresses(probe);
     let listens = match address {
         Address::Tcp(listens) => listens,
@@ -194,7 +196,7 @@ fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
     };
     asked.iter().any(|asked| {
         let all = listens.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) && asked.is_ipv4()
-            || listens.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+            || listens.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && (asked.is_ipv6() || !is_refused);
         listens.port() == asked.port() && (all || listens.ip() == asked.ip())
     })
 }
@@ -283,7 +285,10 @@ mod tests {
             ("127.0.0.1:8001", false),
             ("192.0.2.7:8000", false),
         ] {
-            assert_eq!(takes(&tcp(listens), &probe("http://127.0.0.1:8000/")), takes_it, "{listens}");
+            assert_eq!(takes(&tcp(listens), &probe("http://127.0.0.1:8000/"), false), takes_it, "{listens}");
         }
+        assert!(!takes(&tcp("[::]:8000"), &probe("http://127.0.0.1:8000/"), true));
+        assert!(takes(&tcp("[::]:8000"), &probe("http://[::1]:8000/"), true));
+        assert!(takes(&tcp("0.0.0.0:8000"), &probe("http://127.0.0.1:8000/"), true));
     }
 }

@@ -9,7 +9,7 @@ use refresh_events::run_report::{Outage, Phase, PhaseReport, Report};
 use refresh_installation::journal::{Entry, Journal};
 use refresh_service::Running;
 use refresh_service::deployed::Deployment;
-use refresh_service::others::Untied;
+use refresh_service::others::{Trigger, Untied};
 use refresh_settings::names::{BranchName, CommitId, EnvironmentName};
 use refresh_source::hook_outputs::HookTime;
 use refresh_system::clock;
@@ -37,6 +37,8 @@ pub struct Account {
     pub(crate) staged_assets: Option<StagedAssets>,
     /// The units without a relation to the service, in their state before the stop.
     pub(crate) untied: Vec<Untied>,
+    /// The timers and other units that start a unit of the application at any time.
+    pub(crate) triggers: Vec<Trigger>,
     /// The unit that holds the service's sockets, from before the stop until the service has passed its health check.
     pub(crate) held: Option<SocketHolder>,
     /// The number of requests to the service on its own port until it answered.
@@ -71,6 +73,7 @@ impl Account {
             running: None,
             staged_assets: None,
             untied: Vec::new(),
+            triggers: Vec::new(),
             held: None,
             asked_here: 0,
             outage: None,

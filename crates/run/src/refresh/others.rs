@@ -3,9 +3,9 @@
 
 use refresh_events::run_report::{OtherState, OtherUnit, Tie};
 use refresh_installation::installation::Installation;
-use refresh_programs::process::identity::is_launcher;
+use refresh_programs::process::identity::{is_launcher, is_session};
 use refresh_service::others;
-use refresh_service::others::Untied;
+use refresh_service::others::{Others, Trigger, Untied};
 use refresh_system::error::Outcome;
 use refresh_system::text::quoted;
 
@@ -26,6 +26,7 @@ pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
     let untied = found.untied.iter().map(|it| entry(&it.unit, Tie::None, OtherState::RunsOldVersion));
     account.report.service.others.extend(untied);
     account.untied = found.untied;
+    account.triggers = found.triggers;
     Ok(())
 }
 
@@ -33,7 +34,9 @@ pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
 /// that run the old version.
 pub(crate) fn settle(on: &Installation, account: &mut Account) {
     let mut left = Vec::new();
-    for other in account.report.service.others.iter_mut().filter(|other| other.tie == Tie::Also) {
+    let jobs = on.service.jobs().unwrap_or_default();
+    let also = |other: &&mut OtherUnit| other.tie == Tie::Also && !jobs.contains(&other.unit);
+    for other in account.report.service.others.iter_mut().filter(also) {
         other.state = OtherState::Started;
     }
     let noted: Vec<String> = account
@@ -57,7 +60,7 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) {
     if let Err(failure) = others::keep(&on.layout, left) {
         account.warn(failure.chain().join(": "));
     }
-    warn_of_untied(on, account);
+    warn_of_others(on, account);
 }
 
 /// Starts the units again that an earlier run has stopped with the service; returns warnings for a person.
@@ -87,19 +90,31 @@ fn not_started(unit: &str, chain: &[String]) -> String {
     )
 }
 
-fn warn_of_untied(on: &Installation, account: &mut Account) {
-    if account.untied.is_empty() {
+fn warn_of_others(on: &Installation, account: &mut Account) {
+    if account.untied.is_empty() && account.triggers.is_empty() {
         return;
     }
+    let Others { untied: now, triggers, .. } = on.service.others().unwrap_or_default();
+    for before in std::mem::take(&mut account.triggers) {
+        let is_same = |now: &&Trigger| now.unit == before.unit && now.starts == before.starts;
+        if triggers.iter().find(is_same).is_some_and(|now| now.invocation != before.invocation) {
+            account.warn(format!(
+                "{} has started {} during this refresh, while its files changed ({}): check its result; to prevent that, {}",
+                before.unit,
+                before.starts,
+                before.evidence,
+                before.repair(&on.settings.service.unit, &on.layout)
+            ));
+        }
+    }
     // If a hook or a person has restarted it meanwhile, it runs the new version.
-    let now = on.service.others().map(|found| found.untied).unwrap_or_default();
     let runs_on = |it: &Untied| now.iter().any(|now| now.unit == it.unit && now.invocation == it.invocation);
     for it in std::mem::take(&mut account.untied) {
         if !runs_on(&it) {
             set(account, &it.unit, OtherState::Started);
             continue;
         }
-        if is_launcher(&it.unit) {
+        if is_launcher(&it.unit) || is_session(&it.unit) {
             account.warn(format!(
                 "a program that {} has started still runs the old version ({}): it does until it ends",
                 it.unit, it.evidence

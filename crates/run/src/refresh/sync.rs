@@ -102,7 +102,7 @@ fn report(on: &Installation, account: &mut Account, carried: &Carried) {
         let run = &account.report.run;
         let restore =
             on.as_typed(&format!("ladylinux-refresh stash show {run} {}", quoted(&path.to_string())));
-        account.warn(format!("the commit brings its own {path}: the local one is in the stash: {restore}"));
+        account.warn(format!("the commit replaces {path}: the local one is in the stash: {restore}"));
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Systemd {
     oom_kills: Mutex<Option<u64>>,
     /// The units that the last start has started with it, each with its invocation.
     together: Mutex<Vec<(UnitName, String)>>,
+    /// Those of `also` that the last stop has stopped.
+    were_up: Mutex<Vec<String>>,
 }
 
 /// The result of the last start through one value; it determines the invocation whose lines a failure shows.
@@ -101,6 +103,7 @@ impl Systemd {
             start_limit: START_WITHOUT_LIMIT,
             oom_kills: Mutex::new(None),
             together: Mutex::new(Vec::new()),
+            were_up: Mutex::new(Vec::new()),
         }
     }
 
@@ -259,6 +262,10 @@ impl ServiceManager for Systemd {
 
     fn others(&self) -> Outcome<Others> {
         self.find_others()
+    }
+
+    fn jobs(&self) -> Outcome<Vec<String>> {
+        self.find_jobs()
     }
 
     fn outer_cause(&self) -> Outcome<Option<Failure>> {

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Systemd;
-use crate::others::{Others, Untied};
+use crate::others::{Others, Trigger, Untied};
 use refresh_programs::process::ProcessId;
-use refresh_programs::process::identity::all_pids;
+use refresh_programs::process::identity::{all_pids, is_session};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::layout::Layout;
+use refresh_system::disk::mounts;
 use refresh_system::error::Outcome;
 
 /// The prefix of this program's own units.
@@ -39,12 +40,24 @@ impl Systemd {
                 continue;
             }
             let facts = bus.unit(&unit)?;
-            if let Some(evidence) = by_words(&facts, &places) {
+            if facts.active == ActiveState::Active
+                && let Some(evidence) = by_words(&facts, &places)
+            {
                 untied.push(Untied { invocation: facts.invocation, unit, evidence });
             }
         }
         untied.sort_by(|one, other| one.unit.cmp(&other.unit));
-        Ok(Others { stopped_with_it, untied })
+        let mut triggers = Vec::new();
+        for (unit, starts) in bus.active_triggers()?.into_iter().filter(|(unit, _)| !is_known(unit)) {
+            for starts in starts.into_iter().filter(|starts| !is_known(starts)) {
+                let facts = bus.unit(&starts)?;
+                if let Some(evidence) = by_words(&facts, &places) {
+                    let (unit, invocation) = (unit.clone(), facts.invocation);
+                    triggers.push(Trigger { unit, starts, invocation, evidence });
+                }
+            }
+        }
+        Ok(Others { stopped_with_it, untied, triggers })
     }
 
     /// Returns the active units that systemd stops when the service is stopped, including those that stop with such a
@@ -80,41 +93,129 @@ pub(super) fn places(layout: &Layout) -> Vec<PathBuf> {
 
 /// Finds processes of units that run something in `places`: the unit, and the evidence.
 fn by_processes(places: &[PathBuf]) -> Vec<(String, String)> {
+    let parts = Parts::of(places);
     let processes = all_pids().into_iter().filter_map(ProcessId::of);
-    let found = processes.filter_map(|process| Some((process.unit()?, evidence(process, places)?)));
+    let found = processes.filter_map(|process| {
+        let unit = process.unit_or_session()?;
+        // A shell that works in `app/` runs nothing of the application.
+        let evidence = if is_session(&unit) {
+            of_program(process, places).or_else(|| of_script(process, places))
+        } else {
+            evidence(process, places)
+        };
+        Some((unit, evidence.or_else(|| parts.mounted_in(process))?))
+    });
     found.collect()
 }
 
+/// Returns the evidence that a process runs something in `places`, or works there.
 pub(super) fn evidence(process: ProcessId, places: &[PathBuf]) -> Option<String> {
     let pid = process.pid;
-    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
-    let within = |path: &Path| places.iter().any(|place| path.starts_with(place));
-    if let Some(program) = link("exe").filter(|path| within(path)) {
-        return Some(format!("its process {pid} runs {}", program.display()));
+    if let Some(found) = of_program(process, places) {
+        return Some(found);
     }
-    if let Some(word) = process.command().split(' ').find(|word| within(Path::new(word))) {
+    if let Some(word) = process.command().split(' ').find(|word| is_within(places, word)) {
         return Some(format!("its process {pid} runs {word}"));
     }
-    let directory = link("cwd").filter(|path| within(path))?;
+    let directory = link(process, "cwd").filter(|path| is_in(places, path))?;
     Some(format!("its process {pid} works in {}", directory.display()))
 }
 
-/// Returns the evidence in the commands of a unit that it runs something in `places`.
-fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
-    if facts.active != ActiveState::Active {
+fn link(process: ProcessId, name: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/{name}", process.pid)).ok()
+}
+
+/// Returns the evidence that the program of a process is in `places`.
+fn of_program(process: ProcessId, places: &[PathBuf]) -> Option<String> {
+    let program = link(process, "exe").filter(|path| is_in(places, path));
+    let command = process.command();
+    let named = || command.split(' ').next().filter(|word| is_within(places, word)).map(PathBuf::from);
+    let program = program.or_else(named)?;
+    Some(format!("its process {} runs {}", process.pid, program.display()))
+}
+
+/// The programs that run the file that their arguments name.
+const INTERPRETERS: [&str; 8] = ["bash", "dash", "node", "perl", "php", "python", "ruby", "sh"];
+
+/// Returns the evidence that a process interprets a file in `places`.
+fn of_script(process: ProcessId, places: &[PathBuf]) -> Option<String> {
+    let program = link(process, "exe")?;
+    let name = program.file_name()?.to_str()?;
+    if !INTERPRETERS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')) {
         return None;
     }
-    let within = |path: &str| is_within(places, path);
+    let directory = link(process, "cwd").unwrap_or_default();
+    let command = process.command();
+    let script = command.split(' ').skip(1).find(|word| !word.starts_with('-'))?;
+    let path = directory.join(script);
+    (is_in(places, &path) && path.is_file())
+        .then(|| format!("its process {} runs {}", process.pid, path.display()))
+}
+
+/// The parts of file systems that `places` are, to find them under another path in another mount namespace.
+struct Parts {
+    namespace: Option<PathBuf>,
+    on_disk: Vec<(String, PathBuf)>,
+    places: Vec<PathBuf>,
+}
+
+impl Parts {
+    fn of(places: &[PathBuf]) -> Self {
+        let mounts = mounts::all().unwrap_or_default();
+        let real = places.iter().filter_map(|place| place.canonicalize().ok());
+        Self {
+            namespace: link(ProcessId::own(), "ns/mnt"),
+            on_disk: real.filter_map(|place| mounts::place_on_disk(&mounts, &place)).collect(),
+            places: places.to_vec(),
+        }
+    }
+
+    /// Returns the evidence that a container, or a unit with its own mounts, has a place mounted elsewhere.
+    fn mounted_in(&self, process: ProcessId) -> Option<String> {
+        if link(process, "ns/mnt") == self.namespace {
+            return None;
+        }
+        let mounts = mounts::of_process(process.pid);
+        let mount = mounts.iter().find(|mount| {
+            let is_part = self
+                .on_disk
+                .iter()
+                .any(|(device, part)| mount.device == *device && mount.part.starts_with(part));
+            is_part && !is_in(&self.places, &mount.point)
+        })?;
+        let (part, point) = (mount.part.display(), mount.point.display());
+        Some(format!("its process {} has {part} mounted at {point}", process.pid))
+    }
+}
+
+/// Returns the evidence in the settings of a unit that it runs something in `places`.
+fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
+    let within = |path: &str| leads_into(places, path);
     let program = facts.program.iter().map(|path| path.to_string_lossy().into_owned());
     if let Some(word) = program.chain(facts.command.iter().cloned()).find(|word| within(word)) {
         return Some(format!("its ExecStart= names {word}"));
     }
-    within(&facts.working_directory).then(|| format!("its WorkingDirectory= is {}", facts.working_directory))
+    if within(&facts.working_directory) {
+        return Some(format!("its WorkingDirectory= is {}", facts.working_directory));
+    }
+    let file = facts.environment_files.iter().find(|file| file.to_str().is_some_and(within))?;
+    Some(format!("its EnvironmentFile= is {}", file.display()))
+}
+
+/// Returns whether a path of a unit file is in one of `places`, also by links. The words of a process are not followed:
+/// its user chooses them.
+fn leads_into(places: &[PathBuf], path: &str) -> bool {
+    let path = Path::new(path);
+    path.is_absolute() && (is_in(places, path) || path.canonicalize().is_ok_and(|real| is_in(places, &real)))
 }
 
 /// Returns whether a path is in one of `places`.
 pub(super) fn is_within(places: &[PathBuf], path: &str) -> bool {
-    places.iter().any(|place| Path::new(path).starts_with(place))
+    is_in(places, Path::new(path))
+}
+
+fn is_in(places: &[PathBuf], path: &Path) -> bool {
+    places.iter().any(|place| path.starts_with(place))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::sync::PoisonError;
 
-use super::{Systemd, dropin, not_loaded, requirements, start};
+use super::{Systemd, dropin, not_loaded, requirements, start, start_needs};
 use crate::{Before, Stopped};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::job::JobResult;
-use refresh_programs::systemd::unit::{ActiveState, LoadState};
+use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
 use refresh_settings::names::UnitName;
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -39,6 +39,7 @@ impl Systemd {
                 stopped.others.push(unit.to_string());
             }
         }
+        self.were_up.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&stopped.others);
         Ok(stopped)
     }
 
@@ -48,13 +49,16 @@ impl Systemd {
             .context(|| format!("cannot stop {unit}, which is stopped with {}", self.unit))
     }
 
-    /// Starts those units that are not active. Must be called while the start of the service is admitted.
+    /// Starts those units that are not active, except jobs: a timer or a path unit starts them. Must be called while the start of the service is admitted.
     ///
     /// # Errors
     /// One of them cannot be started.
     pub(super) fn start_together(&self, bus: &Bus) -> Outcome<()> {
         let mut started = Vec::new();
         for unit in &self.also {
+            if self.is_job(unit, &bus.unit(unit.as_str())?) {
+                continue;
+            }
             let invocation = self
                 .start_other(bus, unit)
                 .context(|| format!("cannot start {unit}, which is started with {}", self.unit))?;
@@ -62,6 +66,29 @@ impl Systemd {
         }
         *self.together.lock().unwrap_or_else(PoisonError::into_inner) = started;
         Ok(())
+    }
+
+    /// Returns whether a unit waits for its timer or its path unit: one of them starts it, and it was down before the
+    /// stop. A job that the stop has ended is started again.
+    fn is_job(&self, unit: &UnitName, facts: &UnitFacts) -> bool {
+        let waits = |name: &String| matches!(name.rsplit_once('.'), Some((_, "timer" | "path")));
+        let were_up = self.were_up.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.triggered_by.iter().any(waits) && !were_up.iter().any(|it| it == unit.as_str())
+    }
+
+    /// Returns those units that wait for their timer or their path unit.
+    ///
+    /// # Errors
+    /// systemd cannot be queried.
+    pub(super) fn find_jobs(&self) -> Outcome<Vec<String>> {
+        let bus = Bus::connect()?;
+        let mut jobs = Vec::new();
+        for unit in &self.also {
+            if self.is_job(unit, &bus.unit(unit.as_str())?) {
+                jobs.push(unit.to_string());
+            }
+        }
+        Ok(jobs)
     }
 
     /// Starts one unit if it is not active; returns its invocation.
@@ -128,6 +155,9 @@ impl Systemd {
                 return Err(Failure::new(format!("service.also: {why}")).hint(hint));
             }
             requirements::check_manual(unit, &facts)?;
+            requirements::check_action(unit, &facts)?;
+            requirements::check_order(bus, unit)?;
+            start_needs::check(&self.layout, &self.runner, unit, &facts)?;
             requirements::check_needs(bus, unit, &facts)?;
             dropin::check(&self.layout, unit, &facts)?;
         }

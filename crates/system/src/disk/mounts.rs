@@ -1,4 +1,4 @@
-//! The mounts of this process' own mount namespace, read from the kernel's table.
+//! The mounts of a mount namespace, mostly that of this process, read from the kernel's table.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -25,6 +25,11 @@ pub struct Mount {
 pub fn all() -> Outcome<Vec<Mount>> {
     let table = fs::read("/proc/self/mountinfo").context(|| "cannot read the table of mounts".to_owned())?;
     Ok(parse(&table))
+}
+
+/// Returns the mounts that another process sees; none if they cannot be read.
+pub fn of_process(pid: i32) -> Vec<Mount> {
+    fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table)).unwrap_or_default()
 }
 
 /// Returns the mount points at or below `directory`.

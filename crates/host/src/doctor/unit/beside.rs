@@ -3,7 +3,7 @@
 
 use crate::doctor::{DoctorFinding, Examined, Findings, refused};
 use refresh_installation::installation::Installation;
-use refresh_programs::process::identity::is_launcher;
+use refresh_programs::process::identity::{is_launcher, is_session};
 use refresh_run::plan::{preflight, reach};
 use refresh_service::systemd::Systemd;
 
@@ -13,8 +13,16 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
         return Ok(Vec::new());
     }
     let file = on.layout.host_file();
-    let found = on.service.others()?.untied.into_iter().map(|it| {
-        if is_launcher(&it.unit) {
+    let others = on.service.others()?;
+    let triggers = others.triggers.iter().map(|it| {
+        DoctorFinding::note(
+            format!("{} starts {}, which runs the application ({})", it.unit, it.starts, it.evidence),
+            "it does so also during a refresh, while the files of the application change",
+            it.repair(&on.settings.service.unit, &on.layout),
+        )
+    });
+    let found = others.untied.iter().map(|it| {
+        if is_launcher(&it.unit) || is_session(&it.unit) {
             return DoctorFinding::note(
                 format!("{} has started a program of the application ({})", it.unit, it.evidence),
                 "after a refresh it still runs the old version, until it ends",
@@ -34,7 +42,7 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
             ),
         )
     });
-    Ok(found.collect())
+    Ok(found.chain(triggers).collect())
 }
 
 /// Checks that the units of `service.also` can be stopped, started and fenced like the service.
