@@ -164,6 +164,27 @@ fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serv
     host.refused(&["listens on 0.0.0.0:8000", "url = \"http://127.0.0.1:8000/status\""]);
     host.configure("http://127.0.0.1:8000/", "");
 
+    // A program before the service has the port that the file of variables names.
+    machine.write("/srv/proxy.py", &SERVER.replace("8000", "8080").replace("version.txt", "/srv/proxy.py"));
+    machine.exec("systemd-run --quiet --unit=proxy /usr/bin/python3 /srv/proxy.py").expect(0);
+    until("the proxy", || machine.http("http://127.0.0.1:8080/"));
+    machine.write("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8080\n");
+    host.refused(&[
+        "port 8080 is held by process",
+        "the running service listens on port 8000: correct LADYLINUX_PORT in /etc/ladylinux/ladylinux.env",
+    ]);
+    machine.exec("systemctl stop proxy; rm /etc/ladylinux/ladylinux.env").expect(0);
+
+    // The link to the environment cannot be replaced.
+    for (flag, state) in [("i", "immutable"), ("a", "append-only")] {
+        machine.exec(&format!("chattr +{flag} /opt/ladylinux")).expect(0);
+        host.refused(&[
+            &format!("/opt/ladylinux: it is marked {state}"),
+            &format!("chattr -{flag} /opt/ladylinux"),
+        ]);
+        machine.exec(&format!("chattr -{flag} /opt/ladylinux")).expect(0);
+    }
+
     // The entry module does not compile, or is gone.
     machine.write("/srv/work/server.py", "def broken(:\n    pass\n");
     host.push("two");

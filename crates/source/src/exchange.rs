@@ -284,7 +284,26 @@ pub fn check(layout: &Layout) -> Outcome<()> {
             return Err(immovable(&path, obstacle));
         }
     }
-    Ok(())
+    check_home(layout, &home)
+}
+
+/// Checks that step 3 can replace `venv` in the directory that has it.
+fn check_home(layout: &Layout, home: &Directory) -> Outcome<()> {
+    let path = layout.home();
+    let above = path.parent().zip(path.file_name());
+    let itself =
+        above.map_or(Ok(None), |(above, name)| Directory::open(above, Path::new(""))?.entry(name))?;
+    let flag = itself.and_then(|entry| entry.obstacle);
+    if let Some(flag @ (Obstacle::Immutable | Obstacle::AppendOnly)) = flag {
+        return Err(Failure::new(format!("{} cannot be replaced", layout.venv().display()))
+            .because(Failure::new(format!("{}: {}", path.display(), flag.reason())))
+            .hint(flag.cure(&path)));
+    }
+    let venv = layout.venv().file_name().map_or(Ok(None), |name| home.entry(name))?;
+    match venv.and_then(|entry| entry.obstacle).filter(|obstacle| *obstacle != Obstacle::Owner) {
+        Some(obstacle) => Err(immovable(&layout.venv(), obstacle)),
+        None => Ok(()),
+    }
 }
 
 /// Returns the failure for an entry of `app/` that cannot be moved.

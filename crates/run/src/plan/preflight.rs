@@ -8,6 +8,7 @@ use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_programs::process::ProcessId;
 use refresh_programs::systemd::root_exec::RootExec;
+use refresh_service::port::Address;
 use refresh_service::supervisor::SERVICE_MARK;
 use refresh_service::{ServiceState, port, probe};
 use refresh_settings::trust;
@@ -372,7 +373,25 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     } else {
         port::stranger(number, is_ours)?
     };
-    holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
+    let Some(holder) = holder else { return Ok(()) };
+    let failure = port::held(number, &holder);
+    // Another program may have the port rightly, for instance a proxy before the service.
+    let Some(own) = listens_elsewhere(on, is_down) else { return Err(failure) };
+    let first = Failure::new(failure.summary()).hint(format!(
+        "the running service listens on port {own}: correct {} in {}",
+        probe::PORT,
+        quoted_path(&on.layout.env_file())
+    ));
+    Err(failure.hints().into_iter().fold(first, Failure::hint))
+}
+
+/// Returns the port on which the running service listens, if it has one.
+fn listens_elsewhere(on: &Installation, is_down: bool) -> Option<u16> {
+    let processes = on.service.processes().ok().filter(|_| !is_down)?;
+    port::addresses_of(&processes).ok()?.into_iter().find_map(|address| match address {
+        Address::Tcp(address) => Some(address.port()),
+        Address::Unix(_) => None,
+    })
 }
 
 #[cfg(test)]
