@@ -268,7 +268,8 @@ impl<'a> Building<'a> {
     }
 
     fn explain(&self, finished: &Finished) -> Failure {
-        let failure = install_error::explain(finished, "cannot install the packages");
+        let failure =
+            install_error::explain(finished, "cannot install the packages", &self.operation.setup.network);
         match install_error::parse_kind(&String::from_utf8_lossy(&finished.stderr)) {
             install_error::InstallErrorKind::OtherMachine => {
                 self.request.lock.as_failure_of_lockfile(failure)

@@ -15,6 +15,7 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::Site;
 use super::interpreter::Interpreter;
+use super::network;
 use super::uv::{self, PINNED, Pinned, VERSION};
 use super::uv_operation::{Setup, UvOperation};
 
@@ -184,8 +185,9 @@ fn fetch(operation: &UvOperation<'_>, interpreter: &Interpreter) -> Outcome<Path
     if finished.succeeded() {
         return Ok(operation.scratch.join("uv"));
     }
-    Err(finished
-        .failure(&format!("cannot fetch {}", uv::identity()))
+    let failure = finished.failure(&format!("cannot fetch {}", uv::identity()));
+    let failure = network::proxies(&operation.setup.network).into_iter().fold(failure, Failure::hint);
+    Err(failure
         .hint("check the network, proxy and certificates of this machine")
         .hint("a mirror is named by python.index_url in the host's refresh.toml"))
 }

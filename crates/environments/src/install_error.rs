@@ -3,6 +3,8 @@
 use refresh_programs::process::{ChildEnd, Finished};
 use refresh_system::error::Failure;
 
+use super::network;
+use super::network::Variables;
 use super::pylock::without_credentials;
 
 /// The largest length of a reported reason; resolvers can write pages.
@@ -40,7 +42,7 @@ pub(super) enum InstallErrorKind {
 }
 
 /// Reports the end of uv as a failure: `summary`, the reason in a few lines, and a remedy.
-pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
+pub(super) fn explain(finished: &Finished, summary: &str, network: &Variables) -> Failure {
     if !matches!(finished.ended, ChildEnd::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
     }
@@ -59,6 +61,9 @@ pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
             "if {package} is to come from there: indexes = {{ {package} = \"{index}\" }} under [python] in the host's refresh.toml"
         ))
     });
+    // uv names the server that it wanted to reach, and not the proxy that it asked.
+    let proxies = if kind == InstallErrorKind::Network { network::proxies(network) } else { Vec::new() };
+    let failure = proxies.into_iter().fold(failure, Failure::hint);
     kind.hints().iter().fold(failure, |failure, hint| failure.hint(*hint))
 }
 

@@ -213,8 +213,12 @@ impl Locking<'_> {
         if exported.succeeded() {
             return Ok(exported.text());
         }
-        Err(install_error::explain(&exported, "it does not fit pyproject.toml")
-            .hint("run `uv lock` in the application's repository, and commit uv.lock"))
+        Err(install_error::explain(
+            &exported,
+            "it does not fit pyproject.toml",
+            &self.operation.setup.network,
+        )
+        .hint("run `uv lock` in the application's repository, and commit uv.lock"))
     }
 
     /// Refuses a lock that lacks a package that the project requires by name.
@@ -417,7 +421,11 @@ impl Locking<'_> {
         Err(Unresolved {
             kind: matches!(finished.ended, ChildEnd::Exited(_)).then(|| install_error::parse_kind(&text)),
             because_of_upload_times: text.contains("does not provide upload-time metadata"),
-            failure: install_error::explain(&finished, "cannot resolve the definition"),
+            failure: install_error::explain(
+                &finished,
+                "cannot resolve the definition",
+                &self.operation.setup.network,
+            ),
         })
     }
 

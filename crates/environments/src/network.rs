@@ -17,6 +17,23 @@ pub(super) fn variables(python: &Python) -> Variables {
     uv_variables(python, &environment::network())
 }
 
+/// Returns for each proxy a sentence with its address and the variable that names it.
+pub(super) fn proxies(variables: &Variables) -> Vec<String> {
+    let is_proxy = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.ends_with("_proxy") && name != "no_proxy"
+    };
+    let named = variables.iter().filter(|(name, value)| is_proxy(name) && !value.is_empty());
+    let sentence = |(name, value): &(String, String)| {
+        let proxy = without_credentials(value);
+        format!(
+            "requests go through the proxy {}, which the variable {name} names",
+            proxy.trim_end_matches('/')
+        )
+    };
+    named.map(sentence).collect()
+}
+
 /// Returns the package indexes that are not the default. Credentials are left out: a renewed token does not make a
 /// different environment.
 pub(super) fn indexes(python: &Python) -> String {

@@ -99,7 +99,11 @@ impl<'a> UvOperation<'a> {
     pub(super) fn run(&self, program: Program, summary: &str) -> Outcome<()> {
         let name = program.name();
         let finished = self.runner.run(&program.keep(Keep::Narrated(name)))?;
-        if finished.succeeded() { Ok(()) } else { Err(install_error::explain(&finished, summary)) }
+        if finished.succeeded() {
+            Ok(())
+        } else {
+            Err(install_error::explain(&finished, summary, &self.setup.network))
+        }
     }
 
     /// Runs a program and returns its output.
