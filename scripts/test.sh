@@ -37,6 +37,7 @@ main() {
 
     stage tools find_tools
     find_rust
+    [ "$mode" = quick ] || begin_lab
     stage format cargo fmt --all --check
     stage scripts check_scripts
     stage lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
@@ -45,7 +46,7 @@ main() {
         return
     fi
     stage documents env RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
-    stage lab prepare_lab
+    stage lab await_lab
     stage tests run_tests
 }
 
@@ -69,6 +70,7 @@ stage() {
 
 finish() {
     [ -z "${lab:-}" ] || kill "$lab" 2>/dev/null || true
+    [ -z "${base:-}" ] || kill -- "-$base" 2>/dev/null || true
     # An interrupted demo leaves its server and service; they are ended with their directory.
     [ ! -e "$scratch/demo/demo.lock" ] || demo/demo.py --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
@@ -125,14 +127,25 @@ check_scripts() {
     fi
 }
 
-# Builds the base of the machines of the lab, if this machine can boot them; otherwise their tests report themselves as
-# skipped, and fail in CI.
-prepare_lab() {
-    if [ "$(id -u)" -eq 0 ]; then
-        ./lab/base.sh
-    else
+# Begins to build the base of the machines of the lab, if this machine can boot them. Packages come from the network
+# meanwhile, so the lints and the documents do not wait for them. It is a process group, which can be ended as one.
+begin_lab() {
+    [ "$(id -u)" -eq 0 ] || return 0
+    setsid ./lab/base.sh >"$scratch/base.out" 2>&1 &
+    base=$!
+}
+
+# Waits for the base. Without it the tests on machines report themselves as skipped, and fail in CI.
+await_lab() {
+    if [ -z "${base:-}" ]; then
         echo 'not root: the tests on real machines are left out'
+        return
     fi
+    base_code=0
+    wait "$base" || base_code=$?
+    base=
+    cat "$scratch/base.out"
+    return "$base_code"
 }
 
 # Runs the tests in two lanes, since most of them wait for programs most of the time: in one those on machines of the
