@@ -78,7 +78,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
 fn line(on: &Installation, listed: Listed) -> Line {
     let Listed { name, standing, record, contamination } = listed;
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.environment);
-    let of = |look: fn(&Record) -> u64| record.as_ref().map(look);
+    let of = |field: fn(&Record) -> u64| record.as_ref().map(field);
     Line {
         live: on.live().as_ref() == Some(&name),
         last_good: deployed.as_ref() == Some(&name),

@@ -19,6 +19,9 @@ const NAMES: [&str; 5] = [
     "LADYLINUX_RUN",
 ];
 
+/// The name of the environment's variable in version 0.1, for applications that read it.
+const FORMER_ENVIRONMENT: &str = "LADYLINUX_GENERATION";
+
 /// A commit and an environment that belong together, and the run that deployed them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
@@ -57,13 +60,14 @@ impl Deployment {
     }
 
     /// Returns the variables of the service and of hooks.
-    pub fn variables(&self) -> [(&'static str, String); 5] {
+    pub fn variables(&self) -> [(&'static str, String); 6] {
         let [commit, branch, refreshed_at, environment, run] = NAMES;
         [
             (commit, self.commit.to_string()),
             (branch, self.branch.to_string()),
             (refreshed_at, self.refreshed_at.to_string()),
             (environment, self.environment.to_string()),
+            (FORMER_ENVIRONMENT, self.environment.to_string()),
             (run, self.run.to_string()),
         ]
     }
@@ -82,10 +86,7 @@ impl Deployment {
             commit: CommitId::parse(value(commit)?)?,
             branch: BranchName::parse(value(branch)?)?,
             refreshed_at: value(refreshed_at)?.parse().context(|| format!("{refreshed_at} is not a time"))?,
-            // A file of an earlier version has another name for it.
-            environment: EnvironmentName::parse(
-                value(environment).or_else(|_| value("LADYLINUX_GENERATION"))?,
-            )?,
+            environment: EnvironmentName::parse(value(environment).or_else(|_| value(FORMER_ENVIRONMENT))?)?,
             // A file of an earlier version has none.
             run: RunId::parse(value(run).unwrap_or("unknown"))?,
         })

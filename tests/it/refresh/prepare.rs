@@ -38,6 +38,7 @@ fn rw_5_4_hooks_of_every_kind_run_in_order_in_the_surroundings_of_the_service() 
             assert_eq!(environment["LADYLINUX_COMMIT"], commit.as_str());
             assert_eq!(environment["LADYLINUX_BRANCH"], "main");
             assert_eq!(environment["LADYLINUX_ENVIRONMENT"], report["environment"]["name"]);
+            assert_eq!(environment["LADYLINUX_GENERATION"], report["environment"]["name"], "its former name");
             assert!(environment["LADYLINUX_REFRESHED_AT"].is_string());
             let path = environment["PATH"].as_str().unwrap();
             assert!(path.starts_with(&format!("{}/bin:", venv.display())), "{path}");
