@@ -1,6 +1,8 @@
 //! Reads a request as far as the server needs it: whether it is a request, whether the client wants a body, and in
 //! which form.
 
+use httparse::Status;
+
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -35,55 +37,25 @@ pub(super) enum Received {
     Malformed,
 }
 
+/// The largest number of headers of a request.
+const HEADERS: usize = 128;
+
 /// Reads the data of a client. A body is not needed: every answer is the same.
 pub(super) fn read(bytes: &[u8]) -> Received {
-    // Some clients send an empty line before a request (RFC 9112, section 2.2).
-    let begin = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
-    let bytes = &bytes[begin..];
-    match bytes.first() {
-        None => return Received::Part,
-        // This is TLS, or another protocol, which may never end a line.
-        Some(first) if !first.is_ascii_alphabetic() => return Received::Malformed,
-        Some(_) => {}
-    }
-    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
-    let Some(first) = lines.next() else { return Received::Part };
-    let first = without_return(first);
-    if !is_request_line(first) {
-        return Received::Malformed;
-    }
-    let header: Vec<&[u8]> = lines.map(without_return).collect();
-    let Some(end) = header.iter().position(|line| line.is_empty()) else { return Received::Part };
-    let mut form = Form::Html;
-    for line in &header[..end] {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Received::Malformed };
-        let (name, value) = line.split_at(colon);
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-            return Received::Malformed;
-        }
-        if name.eq_ignore_ascii_case(b"accept") && wants_json(&String::from_utf8_lossy(&value[1..])) {
-            form = Form::Json;
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Err(_) => Received::Malformed,
+        Ok(Status::Partial) => Received::Part,
+        Ok(Status::Complete(_)) => {
+            let wants_json = request.headers.iter().any(|header| {
+                header.name.eq_ignore_ascii_case("accept")
+                    && wants_json(&String::from_utf8_lossy(header.value))
+            });
+            let form = if wants_json { Form::Json } else { Form::Html };
+            Received::Complete(Request { form, is_head: request.method == Some("HEAD") })
         }
     }
-    Received::Complete(Request { form, is_head: first.starts_with(b"HEAD ") })
-}
-
-fn without_return(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
-}
-
-/// Reads a request line: method, target, version.
-fn is_request_line(line: &[u8]) -> bool {
-    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let [method, target, version] = words.as_slice() else { return false };
-    method.iter().all(|byte| is_token(*byte))
-        && !target.is_empty()
-        && target.iter().all(|byte| byte.is_ascii_graphic() || *byte >= 0x80)
-        && matches!(*version, b"HTTP/1.0" | b"HTTP/1.1")
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Returns `true` if an `Accept` header names JSON, and does not prefer HTML to it.
