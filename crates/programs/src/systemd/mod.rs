@@ -12,7 +12,6 @@ mod properties;
 pub(crate) mod property;
 pub mod root_exec;
 pub mod sandbox;
-pub mod socket;
 pub mod start_needs;
 mod time;
 pub mod transient;

@@ -102,6 +102,12 @@ pub struct UnitFacts {
     pub stops: Vec<String>,
     /// Units that start this one, sockets among them.
     pub triggered_by: Vec<String>,
+    /// Units that this one starts, or that have its sockets (`Sockets=`).
+    pub triggers: Vec<String>,
+    /// The addresses that a socket unit listens on: the kind (`Stream`, `Datagram`) and the address in systemd's form.
+    pub listens: Vec<(String, String)>,
+    /// Whether systemd accepts the connections of a socket unit, and starts an instance for each (`Accept=yes`).
+    pub accepts: bool,
     /// Whether a start by name is refused.
     pub refuses_start: bool,
     /// Whether a stop by name is refused.

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::sockets::SocketUnit;
 use refresh_programs::systemd::Bus;
-use refresh_programs::systemd::socket::SocketFacts;
-use refresh_programs::systemd::unit::UnitFacts;
+use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::names::UnitName;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
@@ -36,34 +35,38 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// # Errors
 /// systemd cannot be queried.
 pub fn known(bus: &Bus, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
-    let facts = bus.unit(unit.as_str())?;
-    let names = facts.triggered_by.iter().filter(|name| name.ends_with(".socket"));
-    names.map(|name| Ok(described(bus.socket(name)?, name, unit, bus.version()?))).collect()
-}
-
-fn described(socket: SocketFacts, name: &str, unit: &UnitName, systemd: u32) -> SocketUnit {
-    let is_other = |name: &String| name != unit.as_str() && !name.starts_with(OWN);
-    SocketUnit {
-        unit: name.to_owned(),
-        is_open: socket.active == "active",
-        accepts: socket.accepts,
-        listens: socket.listens,
-        systemd,
-        shared_with: socket.triggers.into_iter().filter(is_other).collect(),
-    }
+    matching(bus, &bus.unit(unit.as_str())?, unit, |_| true)
 }
 
 /// Returns the socket units that start the unit and are open, or were closed because of the fence.
 pub(super) fn all(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
+    matching(bus, facts, unit, |socket| match socket.active {
+        ActiveState::Active => true,
+        ActiveState::Failed => CLOSED.contains(&socket.result.as_str()),
+        _ => false,
+    })
+}
+
+fn matching(
+    bus: &Bus,
+    facts: &UnitFacts,
+    unit: &UnitName,
+    is_wanted: impl Fn(&UnitFacts) -> bool,
+) -> Outcome<Vec<SocketUnit>> {
+    let is_other = |name: &String| name != unit.as_str() && !name.starts_with(OWN);
     let mut sockets = Vec::new();
     for name in facts.triggered_by.iter().filter(|name| name.ends_with(".socket")) {
-        let socket = bus.socket(name)?;
-        let is_open = socket.active == "active";
-        let is_closed = socket.active == "failed" && CLOSED.contains(&socket.result.as_str());
-        if !is_open && !is_closed {
-            continue;
+        let socket = bus.unit(name)?;
+        if is_wanted(&socket) {
+            sockets.push(SocketUnit {
+                unit: name.clone(),
+                is_open: socket.active == ActiveState::Active,
+                accepts: socket.accepts,
+                listens: socket.listens,
+                systemd: bus.version()?,
+                shared_with: socket.triggers.into_iter().filter(is_other).collect(),
+            });
         }
-        sockets.push(described(socket, name, unit, bus.version()?));
     }
     Ok(sockets)
 }

@@ -18,10 +18,8 @@ type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 impl Properties {
     pub(super) fn facts(&self) -> Outcome<UnitFacts> {
         let (_, message) = self.value::<(String, String)>("LoadError").unwrap_or_default();
-        let (program, command) = match self.commands("ExecStart").into_iter().next() {
-            Some((program, words, ..)) => (Some(program.into()), words),
-            None => (None, Vec::new()),
-        };
+        let first = self.commands("ExecStart").into_iter().next();
+        let (program, command) = first.map(|(program, words, ..)| (program.into(), words)).unzip();
         Ok(UnitFacts {
             load: self.load_state()?,
             load_error: Some(message).filter(|message| !message.is_empty()),
@@ -54,7 +52,7 @@ impl Properties {
                 .map(|files| paths(files.into_iter().map(|(path, _)| path)))
                 .unwrap_or_default(),
             program,
-            command,
+            command: command.unwrap_or_default(),
             working_directory: self.text("WorkingDirectory").trim_start_matches(['-', '!']).to_owned(),
             environment: self.value("Environment").unwrap_or_default(),
             failed_commands: self.failed_commands(),
@@ -64,6 +62,9 @@ impl Properties {
             stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
             stops: self.units(&["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"]),
             triggered_by: self.units(&["TriggeredBy"]),
+            triggers: self.units(&["Triggers"]),
+            listens: self.value("Listen").unwrap_or_default(),
+            accepts: self.value("Accept").unwrap_or_default(),
             refuses_start: self.value("RefuseManualStart").unwrap_or_default(),
             refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
             success_action: self.text("SuccessAction"),
