@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use sha2::{Digest as _, Sha256};
 
+use refresh_git::Hold;
 use refresh_installation::installation::Installation;
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::disk;
@@ -48,7 +49,7 @@ pub fn create(on: &Installation, branch: &BranchName, output: &Path) -> Outcome<
     let packed = pack(on, branch, &commit, &scratch, output);
     let tidied = interrupt::shielded(|| {
         disk::remove_tree(&scratch)?;
-        on.mirror.release(&run)
+        on.mirror.release(Hold::Run, &run)
     });
     let packed = packed?;
     tidied?;

@@ -3,6 +3,7 @@
 //! mirror; changes nothing.
 
 use refresh_events::run_report::{HeldBack, HeldBy};
+use refresh_git::Hold;
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_run::plan::Observed;
@@ -80,7 +81,7 @@ pub(super) fn by_stop(
 /// Returns the tip of `branch`, which the mirror fetches.
 fn fetched_tip(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
     let tip = on.ensure_commit(run, branch)?;
-    on.mirror.release(run)?;
+    on.mirror.release(Hold::Run, run)?;
     Ok(tip)
 }
 

@@ -8,6 +8,7 @@ use crate::report::json;
 use refresh_environments::lock::Form;
 use refresh_environments::{Lock, Locked};
 use refresh_events::run_report::LockSummary;
+use refresh_git::Hold;
 use refresh_installation::exit::{Error, Success};
 use refresh_installation::installation::Installation;
 use refresh_settings::layers::Overrides;
@@ -58,7 +59,7 @@ fn examine(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outc
     let scratch = RunId::new(clock::now(), std::process::id());
     let commit = on.mirror.ensure(&scratch, &branch)?;
     let made = make(on, &commit, upgrade);
-    on.mirror.release(&scratch)?;
+    on.mirror.release(Hold::Run, &scratch)?;
     let (lock, changes) = made?;
     Ok(BranchLock { branch, commit, lock, changes })
 }

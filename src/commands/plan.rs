@@ -79,7 +79,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     let scratch = RunId::new(clock::now(), std::process::id());
     let incoming = Incoming::examine(on, &target, &observed, &scratch)?;
     if observed.deployed.as_ref().is_some_and(|pair| pair.commit == incoming.commit)
-        && let Some(default) = on.mirror.other_default(target.branch())?
+        && let Some(default) = on.mirror.other_default(target.branch(), None)?
     {
         let (branch, default) = (target.branch(), quoted(&default));
         let note = format!("{branch} brings nothing new, and the default branch of the remote is {default}");

@@ -141,7 +141,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
 fn default_branch(on: &Installation, deployed: Option<&Deployment>) -> Option<String> {
     let pair = deployed?;
     let followed = on.settings.branch_to_follow(Some(pair.branch.clone()));
-    on.mirror.default_instead_of(&followed, &pair.commit).ok().flatten()
+    on.mirror.other_default(&followed, Some(&pair.commit)).ok().flatten()
 }
 
 /// Returns the run in progress with its present part, which only its journal contains.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use common::{Daemon, Web, World, branch, message, remote, run, serve_web};
 use refresh_events::event::Events;
-use refresh_git::Git;
 use refresh_git::history::EntryKind;
 use refresh_git::mirror::Mirror;
+use refresh_git::{Git, Hold};
 use refresh_programs::process::Runner;
 use refresh_settings::Remote;
 use refresh_system::disk::Owner;
@@ -35,11 +35,11 @@ fn a_run_fetches_once_and_keeps_its_commit() {
     assert!(!world.mirror().contains(&second).unwrap(), "asking stores nothing");
     assert_eq!(world.mirror().ensure(&run("r2"), &main).unwrap(), second);
     assert_eq!(world.mirror().pinned(&id).unwrap(), Some(first.clone()));
-    world.mirror().release(&id).unwrap();
+    world.mirror().release(Hold::Run, &id).unwrap();
     assert_eq!(world.mirror().pinned(&id).unwrap(), None);
-    world.mirror().pin(&run("r3"), &first).unwrap();
+    world.mirror().hold(Hold::Run, &run("r3"), &first).unwrap();
     let unknown = refresh_settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
-    assert!(world.mirror().pin(&run("r3"), &unknown).is_err());
+    assert!(world.mirror().hold(Hold::Run, &run("r3"), &unknown).is_err());
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_mirror_is_not_discarded_if_the_remote_sends_damaged_data() {
 fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
     let world = World::new();
     let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
-    world.mirror().release(&run("r0")).unwrap();
+    world.mirror().release(Hold::Run, &run("r0")).unwrap();
     for index in 0..45 {
         // More objects than git unpacks, so that each fetch leaves a pack.
         let files: Vec<(String, String)> =
@@ -470,12 +470,12 @@ fn an_entry_of_another_repository_without_a_submodule_is_named_with_its_repair()
 fn the_default_branch_of_the_remote_is_known_if_another_one_is_followed() {
     let world = World::new();
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
-    assert_eq!(world.mirror().other_default(&branch("main")).unwrap(), None);
+    assert_eq!(world.mirror().other_default(&branch("main"), None).unwrap(), None);
     world.remote_git(&["checkout", "--quiet", "-b", "trunk"]);
     world.commit(&[("a", "1\n")]);
     world.mirror().ensure(&run("r2"), &branch("main")).unwrap();
-    assert_eq!(world.mirror().other_default(&branch("main")).unwrap().as_deref(), Some("trunk"));
-    assert_eq!(world.mirror().other_default(&branch("trunk")).unwrap(), None);
+    assert_eq!(world.mirror().other_default(&branch("main"), None).unwrap().as_deref(), Some("trunk"));
+    assert_eq!(world.mirror().other_default(&branch("trunk"), None).unwrap(), None);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub mod remote;
 mod submodule;
 mod tree_entry;
 
-pub use mirror_call::{Quarantine, Source};
+pub use mirror_call::{Hold, Quarantine, Source};
 pub use refresh_system::disk::encoded_path as path;
 
 use std::ffi::{OsStr, OsString};

@@ -8,8 +8,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
-
 use refresh_programs::process::Program;
 use refresh_programs::units::Units;
 use refresh_settings::layout::Layout;
@@ -19,20 +17,11 @@ use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
 
 use super::heads::{REMOTE_HEADS, parse_default, tip_of};
-use super::mirror_call::Call;
+use super::mirror_call::{Call, Hold};
 use super::mirror_layout::configuration_of;
 use super::mirror_unit::MirrorUnit;
 use super::tree_entry::TreeEntry;
-use super::{Git, LISTING, LONG, Repository, guard, lenient};
-
-/// Objects that no ref reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unreachable {
-    /// How many there are.
-    pub objects: u64,
-    /// The space that they take, in bytes.
-    pub bytes: u64,
-}
+use super::{Git, LONG, Repository, guard, lenient};
 
 /// The bare mirror of the remote.
 #[derive(Debug, Clone)]
@@ -90,18 +79,18 @@ impl Mirror {
         &self.path
     }
 
-    /// Holds `commit`, which must be in the mirror, for `run`.
+    /// Holds `commit`, which must be in the mirror, for `run` or its stash.
     ///
     /// # Errors
     /// The commit is not in the mirror.
-    pub fn pin(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
+    pub fn hold(&self, hold: Hold, run: &RunId, commit: &CommitId) -> Outcome<()> {
         if let Some(unit) = &self.unit {
-            return unit.ask(Call::Pin { run: run.clone(), commit: commit.clone() });
+            return unit.ask(Call::Hold { hold, run: run.clone(), commit: commit.clone() });
         }
         if !self.contains(commit)? {
             return Err(Failure::new(format!("the commit {} is not in the mirror", commit.short())));
         }
-        let program = self.bare()?.args(["update-ref", &pin_name(run), commit.as_str()]);
+        let program = self.bare()?.args(["update-ref", &hold.ref_of(run), commit.as_str()]);
         self.git.run(&program, || format!("cannot hold the commit {}", commit.short()))?;
         Ok(())
     }
@@ -114,21 +103,21 @@ impl Mirror {
         if let Some(unit) = &self.unit {
             return unit.ask(Call::Pinned { run: run.clone() });
         }
-        self.commit_of(&pin_name(run))
+        self.commit_of(&Hold::Run.ref_of(run))
     }
 
-    /// Releases the commit that was held for `run`.
+    /// Releases the commit that was held for `run` or its stash.
     ///
     /// # Errors
     /// The mirror cannot be written.
-    pub fn release(&self, run: &RunId) -> Outcome<()> {
+    pub fn release(&self, hold: Hold, run: &RunId) -> Outcome<()> {
         if let Some(unit) = &self.unit {
-            return unit.ask(Call::Release { run: run.clone() });
+            return unit.ask(Call::Release { hold, run: run.clone() });
         }
         if !self.path.join("HEAD").exists() {
             return Ok(());
         }
-        let program = self.bare()?.args(["update-ref", "-d", &pin_name(run)]);
+        let program = self.bare()?.args(["update-ref", "-d", &hold.ref_of(run)]);
         self.git.run(&program, || format!("cannot release the commit of run {run}"))?;
         Ok(())
     }
@@ -146,31 +135,7 @@ impl Mirror {
         parse_pins(&listed.text())
             .iter()
             .filter(|run| !kept.contains(run))
-            .try_for_each(|run| self.release(run))
-    }
-
-    /// Holds `commit`, which must be in the mirror, for the stash of `run`.
-    ///
-    /// # Errors
-    /// The commit is not in the mirror.
-    pub fn hold_for_stash(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
-        if let Some(unit) = &self.unit {
-            return unit.ask(Call::HoldForStash { run: run.clone(), commit: commit.clone() });
-        }
-        let program = self.bare()?.args(["update-ref", &stash_name(run), commit.as_str()]);
-        self.git.run(&program, || format!("cannot hold the commit {}", commit.short())).map(drop)
-    }
-
-    /// Releases the commit that was held for the stash of `run`.
-    ///
-    /// # Errors
-    /// The mirror cannot be written.
-    pub fn release_stash(&self, run: &RunId) -> Outcome<()> {
-        if let Some(unit) = &self.unit {
-            return unit.ask(Call::ReleaseStash { run: run.clone() });
-        }
-        let program = self.bare()?.args(["update-ref", "-d", &stash_name(run)]);
-        self.git.run(&program, || format!("cannot release the commit of the stash of {run}")).map(drop)
+            .try_for_each(|run| self.release(Hold::Run, run))
     }
 
     /// Checks everything in the mirror; returns the damage, `None` if nothing is damaged.
@@ -196,33 +161,6 @@ impl Mirror {
         Ok(Some(checked.last_lines(3).join("; ")))
     }
 
-    /// Counts the objects of the mirror that no branch and no kept run or stash reaches; `None` if git cannot read it.
-    ///
-    /// # Errors
-    /// git cannot be started.
-    pub fn unreachable(&self) -> Outcome<Option<Unreachable>> {
-        if let Some(unit) = &self.unit {
-            return unit.ask(Call::Unreachable);
-        }
-        let program = self.bare()?.args(lenient("fsck", "warn"));
-        let program = program.args(["fsck", "--unreachable", "--connectivity-only", "--no-progress"]);
-        let listed = self.git.runner().run(&program.keep(LISTING).deadline(LONG))?;
-        if !listed.succeeded() {
-            return Ok(None);
-        }
-        let text = listed.text();
-        let ids: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("unreachable ")?.split_once(' '))
-            .map(|it| it.1)
-            .collect();
-        let input = ids.join("\n").into_bytes();
-        let program = self.bare()?.args(["cat-file", "--batch-check=%(objectsize:disk)"]).input(input);
-        let sizes = self.git.runner().run(&program.deadline(LONG))?;
-        let bytes = sizes.text().lines().filter_map(|line| line.parse::<u64>().ok()).sum();
-        Ok(Some(Unreachable { objects: ids.len() as u64, bytes }))
-    }
-
     /// Checks that the remote had a branch when it was fetched last.
     ///
     /// # Errors
@@ -237,31 +175,18 @@ impl Mirror {
         }
     }
 
-    /// Returns the default branch that the remote had when it was fetched last, if it is not `branch`.
+    /// Returns the default branch that the remote had when it was fetched last, if it is not `branch`, and if `branch`
+    /// was still at the commit `at`.
     ///
     /// # Errors
     /// The mirror cannot be read.
-    pub fn other_default(&self, branch: &BranchName) -> Outcome<Option<String>> {
+    pub fn other_default(&self, branch: &BranchName, at: Option<&CommitId>) -> Outcome<Option<String>> {
         if let Some(unit) = &self.unit {
-            return unit.ask(Call::OtherDefault { branch: branch.clone() });
-        }
-        let listed = disk::read_if_there(&self.path.join(REMOTE_HEADS))?.unwrap_or_default();
-        let default = parse_default(&String::from_utf8_lossy(&listed));
-        Ok(default.filter(|default| default != branch.as_str()))
-    }
-
-    /// Returns the default branch that the remote had when it was fetched last, if it is not `branch` and `branch` was
-    /// still at `commit`.
-    ///
-    /// # Errors
-    /// The mirror cannot be read.
-    pub fn default_instead_of(&self, branch: &BranchName, commit: &CommitId) -> Outcome<Option<String>> {
-        if let Some(unit) = &self.unit {
-            return unit.ask(Call::DefaultInsteadOf { branch: branch.clone(), commit: commit.clone() });
+            return unit.ask(Call::OtherDefault { branch: branch.clone(), at: at.cloned() });
         }
         let listed = disk::read_if_there(&self.path.join(REMOTE_HEADS))?.unwrap_or_default();
         let listed = String::from_utf8_lossy(&listed);
-        let stands = tip_of(branch, &listed).is_ok_and(|tip| tip == *commit);
+        let stands = at.is_none_or(|at| tip_of(branch, &listed).is_ok_and(|tip| tip == *at));
         Ok(parse_default(&listed).filter(|default| stands && default != branch.as_str()))
     }
 
@@ -333,16 +258,6 @@ impl Mirror {
     pub(super) fn configuration(&self) -> &'static str {
         configuration_of(&self.path)
     }
-}
-
-/// Returns the ref that holds a run's commit.
-fn pin_name(run: &RunId) -> String {
-    format!("refs/runs/{run}")
-}
-
-/// Returns the ref that holds the commit of a run's stash.
-fn stash_name(run: &RunId) -> String {
-    format!("refs/stash/{run}")
 }
 
 /// Returns the runs that a list of refs names.

@@ -33,17 +33,13 @@ pub(super) enum Call {
     Renew { branch: BranchName },
     EnsureFromBundle { run: RunId, commits: Quarantine },
     RemoteTip { branch: BranchName },
-    Pin { run: RunId, commit: CommitId },
+    Hold { hold: Hold, run: RunId, commit: CommitId },
     Pinned { run: RunId },
-    Release { run: RunId },
+    Release { hold: Hold, run: RunId },
     ReleaseAllBut { kept: BTreeSet<RunId> },
-    HoldForStash { run: RunId, commit: CommitId },
-    ReleaseStash { run: RunId },
     Damage,
-    Unreachable,
     CheckBranch { branch: BranchName },
-    OtherDefault { branch: BranchName },
-    DefaultInsteadOf { branch: BranchName, commit: CommitId },
+    OtherDefault { branch: BranchName, at: Option<CommitId> },
     MovedTo,
     Contains { commit: CommitId },
     IsComplete { commit: CommitId },
@@ -68,12 +64,29 @@ impl Call {
             Self::Ensure { .. } | Self::Renew { .. } => (Role::Fetch, true),
             Self::RemoteTip { .. } => (Role::Fetch, false),
             Self::EnsureFromBundle { .. }
-            | Self::Pin { .. }
+            | Self::Hold { .. }
             | Self::Release { .. }
-            | Self::ReleaseAllBut { .. }
-            | Self::HoldForStash { .. }
-            | Self::ReleaseStash { .. } => (Role::Build, true),
+            | Self::ReleaseAllBut { .. } => (Role::Build, true),
             _ => (Role::Build, false),
+        }
+    }
+}
+
+/// The reason why the mirror holds a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// A run deploys it, or can return to it.
+    Run,
+    /// The stash of a run contains changes of it.
+    Stash,
+}
+
+impl Hold {
+    /// Returns the ref that holds the commit.
+    pub(super) fn ref_of(self, run: &RunId) -> String {
+        match self {
+            Self::Run => format!("refs/runs/{run}"),
+            Self::Stash => format!("refs/stash/{run}"),
         }
     }
 }

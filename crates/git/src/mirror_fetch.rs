@@ -13,7 +13,7 @@ use super::fetch_failure::FetchFailure;
 use super::heads::{REMOTE_HEADS, tag_of, tip_of};
 use super::locks::locks;
 use super::mirror::{Mirror, Moves};
-use super::mirror_call::{Call, Ensured, Source};
+use super::mirror_call::{Call, Ensured, Hold, Source};
 use super::mirror_layout::{configuration_for, lay_out};
 use super::{LONG, allowing, lenient, moved, remote};
 
@@ -105,7 +105,7 @@ impl Mirror {
             Source::Remote => self.head(branch)?,
             Source::Quarantine(_) => tip,
         };
-        self.pin(run, &tip)?;
+        self.hold(Hold::Run, run, &tip)?;
         if let Some(listed) = listed {
             disk::replace_file(&self.path.join(REMOTE_HEADS), listed.text().as_bytes(), 0o644)?;
             moved::record(&self.path, &listed.stderr)?;

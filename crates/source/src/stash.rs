@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use refresh_git::Hold;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover;
 use refresh_installation::journal::recover::Exchanges as _;
@@ -84,7 +85,7 @@ fn settle_one(on: &Installation, run: &RunId, known: &[CommitId]) -> Outcome<Opt
 fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
     let layout = &on.layout;
     if let Some(base) = &record.changes.base {
-        on.mirror.hold_for_stash(run, base)?;
+        on.mirror.hold(Hold::Stash, run, base)?;
     }
     exchange::make_passable(&layout.stashes())?;
     disk::write_json(&record_file(layout, run), record, 0o600)?;
@@ -135,7 +136,7 @@ pub fn remove_stash(on: &Installation, run: &RunId) -> Outcome<u64> {
     let record = find(&on.layout, run)?;
     remove(&on.layout, &on.layout.stashes(), run)?;
     disk::remove_file_if_there(&record_file(&on.layout, run))?;
-    on.mirror.release_stash(run)?;
+    on.mirror.release(Hold::Stash, run)?;
     Ok(record.size)
 }
 

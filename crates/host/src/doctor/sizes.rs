@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use refresh_git::mirror::Unreachable;
 use refresh_installation::installation::Installation;
-use refresh_system::text::{count, quoted_path, size};
+use refresh_system::text::{quoted_path, size};
 
 /// A store and its disk space.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,8 +17,6 @@ pub struct StoreSize {
     pub path: PathBuf,
     /// The space on disk, in bytes; null if a part of it cannot be read.
     pub bytes: Option<u64>,
-    /// The part of the mirror that no branch and no kept run reaches.
-    pub unreachable: Option<Unreachable>,
     /// The limit of its size.
     pub bound: String,
     /// The command that makes it smaller.
@@ -30,11 +27,7 @@ impl StoreSize {
     /// Returns the store in one line.
     pub fn in_words(&self) -> String {
         let bytes = self.bytes.map_or("unknown".to_owned(), size);
-        let unreachable = self.unreachable.filter(|found| found.objects > 0).map(|found| {
-            let objects = usize::try_from(found.objects).unwrap_or(usize::MAX);
-            format!(", {} of it in {} that nothing reaches", size(found.bytes), count(objects, "object"))
-        });
-        format!("{} {bytes}{}: {}: {}", self.store, unreachable.unwrap_or_default(), self.bound, self.command)
+        format!("{} {bytes}: {}: {}", self.store, self.bound, self.command)
     }
 }
 
@@ -46,12 +39,11 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
         store,
         bytes: bytes_of(&path),
         path,
-        unreachable: None,
         bound: bound.to_owned(),
         command: on.as_typed(command),
     };
     let good = format!("those of the last {keep} good runs, by `keep`");
-    let mut all = vec![
+    vec![
         store(
             "mirror",
             layout.mirror(),
@@ -72,9 +64,7 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
         ),
         store("runs", layout.runs(), "the last 200 runs", "ladylinux-refresh run"),
         store("stash", layout.stashes(), "none, it holds local changes", "ladylinux-refresh stash drop RUN"),
-    ];
-    all[0].unreachable = on.mirror.unreachable().ok().flatten();
-    all
+    ]
 }
 
 /// Returns the disk space of a directory; `None` if it cannot be read. Links are not followed, and a missing directory

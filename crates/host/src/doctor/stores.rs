@@ -54,7 +54,7 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     let followed = settings.branch_to_follow(deployed);
     // A missing branch is a problem, so it needs no note.
     let exists = on.mirror.check_branch(&followed).is_ok();
-    let other = if exists { on.mirror.other_default(&followed)? } else { None };
+    let other = if exists { on.mirror.other_default(&followed, None)? } else { None };
     let mut named: Vec<BranchName> = vec![followed.clone()];
     named.extend_from_slice(&settings.allowed_branches);
     named.sort();

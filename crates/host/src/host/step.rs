@@ -3,8 +3,8 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use refresh_git::Git;
 use refresh_git::mirror::Mirror;
+use refresh_git::{Git, Hold};
 use refresh_installation::installation::Installation;
 use refresh_programs::process::Runner;
 use refresh_programs::systemd;
@@ -204,7 +204,7 @@ impl Host {
     /// # Errors
     /// The mirror cannot be written.
     pub fn release(&self) -> Outcome<()> {
-        self.installation.get().map_or(Ok(()), |on| on.mirror.release(&self.run))
+        self.installation.get().map_or(Ok(()), |on| on.mirror.release(Hold::Run, &self.run))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::plan::Target;
 use refresh_environments::{BuildOutcome, Definitions};
 use refresh_events::run_report::LockSummary;
+use refresh_git::Hold;
 use refresh_git::history::Changes;
 use refresh_installation::installation::Installation;
 use refresh_settings::Hook;
@@ -50,7 +51,7 @@ impl Incoming {
     ) -> Outcome<Self> {
         let commit = on.ensure_commit(scratch, target.branch())?;
         let incoming = Self::of(on, observed, &commit);
-        on.mirror.release(scratch)?;
+        on.mirror.release(Hold::Run, scratch)?;
         incoming
     }
 

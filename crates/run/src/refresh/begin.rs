@@ -7,6 +7,7 @@ use crate::plan::Target;
 use refresh_events::event::{Event, Events, SCHEMA};
 use refresh_events::log::Log;
 use refresh_events::run_report::{Phase, Report, Requested};
+use refresh_git::Hold;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::{Entry, Journal, record, recover};
 use refresh_installation::status_file::{Current, CurrentRunWriter};
@@ -73,7 +74,7 @@ pub fn begin(
         sequence,
     })?;
     if let Target::Earlier(deployment) = &aim.0 {
-        on.mirror.pin(&run, &deployment.commit)?;
+        on.mirror.hold(Hold::Run, &run, &deployment.commit)?;
     }
     report.branch = branch.clone();
     report.requested = Some(Requested { branch, commit: None, subject: None, author: None });

@@ -144,7 +144,7 @@ pub(crate) fn ensure_release(on: &Installation, account: &mut Account) -> Outcom
     account.record(Entry::Aimed { commit: commit.clone() })?;
     if account.known.contains(&commit) {
         // A branch without new commits may have been replaced by another one.
-        if let Some(default) = on.mirror.other_default(account.branch())? {
+        if let Some(default) = on.mirror.other_default(account.branch(), None)? {
             account.note(&format!(
                 "{} brings nothing new, and the default branch of the remote is {}",
                 account.branch(),
