@@ -13,7 +13,6 @@ use refresh_host::host;
 use refresh_host::host::{Host, InitInput, InitOptions, Need, migration};
 use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::installation::as_typed;
-use refresh_installation::journal::recover;
 use refresh_programs::process::Runner;
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
@@ -52,7 +51,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
         return Ok(Success::Done);
     }
     // Its processes are marked like those of a run: the next command can end the processes of a killed init.
-    let runner = runner.for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
+    let runner = runner.for_run(run.clone());
     let host = Host::new(layout, input, run.clone(), runner).map_err(refusal)?;
     // The check of the remote may take long, and other users could exchange the checked files meanwhile.
     trust::check(layout).map_err(refusal)?;

@@ -79,8 +79,7 @@ impl LocalRun {
             .map_err(|error| with_command_to_repeat(error, &request.again))?;
         self.open_spool(layout);
 
-        let register = layout.run(&self.run).join(recover::CHILDREN);
-        let runner = Runner::new(Arc::clone(&self.events)).for_run(self.run.clone(), register);
+        let runner = Runner::new(Arc::clone(&self.events)).for_run(self.run.clone());
         let on = Installation::open(layers, runner)
             .map_err(Error::Usage)?
             .with_offline_source(bundle::offline_source(request.bundle.clone()));

@@ -40,13 +40,6 @@ pub(super) struct PackRequest {
     archive: PathBuf,
 }
 
-/// Imports an archive of a cache.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct UnpackRequest {
-    setup: Setup,
-    archive: PathBuf,
-}
-
 /// The parts of an environment that a bundle contains.
 #[derive(Debug)]
 pub struct Provided {
@@ -104,8 +97,7 @@ impl Environments<'_> {
                 )));
             }
         }
-        let request = UnpackRequest { setup: self.site.setup()?, archive: archive.to_path_buf() };
-        let () = self.site.call(UNPACK, &request)?;
+        let () = self.site.call(UNPACK, &(self.site.setup()?, archive))?;
         let known = self.known_lock(wanted)?;
         if known.as_ref().is_some_and(|known| known.digest() != lock.digest()) {
             self.site.runner.events().note("the lock of the bundle replaces another one of this machine");
@@ -154,15 +146,15 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
 
 /// Performs the operation. The unpacked packages come first, then the entries that refer to them: an incompletely
 /// imported cache has no entry without its target.
-pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
-    UvOperation::within(&request.setup, "unpack", |operation| {
-        let context = || format!("cannot unpack {}", request.archive.display());
-        let file = File::open(&request.archive).context(context)?;
-        let mut archive = tar::Archive::new(BufReader::new(file));
+pub(super) fn unpack(setup: &Setup, file: &Path) -> Outcome<()> {
+    UvOperation::within(setup, "unpack", |operation| {
+        let context = || format!("cannot unpack {}", file.display());
+        let opened = File::open(file).context(context)?;
+        let mut archive = tar::Archive::new(BufReader::new(opened));
         archive.set_preserve_permissions(true);
         archive.unpack(&operation.scratch).context(context)?;
         checkpoint::reach("bundle:cache unpacked");
-        let (from, to) = (operation.scratch.join("cache"), request.setup.cache());
+        let (from, to) = (operation.scratch.join("cache"), setup.cache());
         disk::sync_file_system(&operation.scratch)?;
         disk::make_directory(&to, 0o755)?;
         let mut names = record::entries(&from)?;

@@ -1,7 +1,7 @@
 //! The operation that compares an environment with the manifest of its build, and the one that describes an environment
 //! from before the tool. Both only read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +38,6 @@ pub(super) struct CompareRequest {
     pub(super) by: By,
 }
 
-/// Describes an environment.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct DescribeRequest {
-    pub(super) directory: PathBuf,
-}
-
 /// The content of an environment.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DescribeResponse {
@@ -75,7 +69,7 @@ pub(super) fn compare(request: &CompareRequest) -> Outcome<Option<Contamination>
 }
 
 /// Performs the operation.
-pub(super) fn describe(request: &DescribeRequest) -> Outcome<DescribeResponse> {
-    let size = Scan::metadata().of(&request.directory)?.files();
-    Ok(DescribeResponse { packages: record::installed(&request.directory)?, size })
+pub(super) fn describe(directory: &Path) -> Outcome<DescribeResponse> {
+    let size = Scan::metadata().of(directory)?.files();
+    Ok(DescribeResponse { packages: record::installed(directory)?, size })
 }

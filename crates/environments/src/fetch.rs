@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use refresh_programs::process::Program;
 use refresh_system::checkpoint;
 use refresh_system::disk;
-use refresh_system::disk::Moved;
 use refresh_system::error::{Failure, Outcome};
 
 use super::Site;
@@ -224,12 +223,7 @@ fn put_in_place(operation: &UvOperation<'_>, arrived: &Path) -> Outcome<()> {
     checkpoint::reach("python:tool proved");
     let place = operation.setup.directory.join(uv::name());
     disk::remove_tree(&place)?;
-    if disk::move_new(&aside, &place)? == Moved::OtherFileSystem {
-        return Err(Failure::new(format!(
-            "{} lies on two file systems",
-            operation.setup.directory.display()
-        )));
-    }
+    disk::move_new(&aside, &place)?;
     disk::sync_parent(&place)
 }
 

@@ -3,7 +3,7 @@
 //! The query returns its *base* executable. A pyenv shim or an active virtual environment of the caller thus does not
 //! reach the environments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pep440_rs::{Version, VersionSpecifier};
 use serde::{Deserialize, Serialize};
@@ -48,13 +48,6 @@ pub struct Interpreter {
 /// The operation that queries an interpreter.
 pub(crate) const OPERATION: &str = "python-find-interpreter";
 
-/// Queries an interpreter.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FindInterpreterRequest {
-    /// The program, which may be a link or a shim.
-    program: PathBuf,
-}
-
 impl Interpreter {
     /// Finds the interpreter that the settings name and queries it, as the owner of the environments.
     ///
@@ -63,12 +56,7 @@ impl Interpreter {
     /// to install.
     pub fn find(site: Site<'_>) -> Outcome<Self> {
         let program = program(&site.python.interpreter)?;
-        site.units.call_as(
-            &site.unit_options(Role::Build),
-            site.owner,
-            OPERATION,
-            &FindInterpreterRequest { program },
-        )
+        site.units.call_as(&site.unit_options(Role::Build), site.owner, OPERATION, &program)
     }
 
     /// Checks that the interpreter is one that a project accepts.
@@ -116,11 +104,11 @@ pub(super) fn program(name: &str) -> Outcome<PathBuf> {
     })
 }
 
-/// Performs the operation.
-pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
-    let shown = request.program.display();
+/// Queries the interpreter at `path`, which may be a link or a shim.
+pub(super) fn handle(path: &Path) -> Outcome<Interpreter> {
+    let shown = path.display();
     // The query needs no packages: without them (`-S`) the interpreter starts in half the time.
-    let program = Program::new(&request.program).args(["-I", "-S", "-c", QUESTION]);
+    let program = Program::new(path).args(["-I", "-S", "-c", QUESTION]);
     let finished = uv_operation::runner().run(&program).map_err(|failure| {
         let uid = rustix::process::geteuid().as_raw();
         let cannot = format!("the Python interpreter {shown} cannot be run as uid {uid}");
@@ -192,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_real_interpreter_is_found_and_reports_its_version() {
-        let found = handle(&FindInterpreterRequest { program: program("python3").unwrap() }).unwrap();
+        let found = handle(&program("python3").unwrap()).unwrap();
         assert!(found.path.is_absolute() && !found.path.is_symlink());
         assert!(found.version.starts_with("3."));
         assert!(program("python9.9").unwrap_err().hint_texts()[0].contains("apt install"));

@@ -57,21 +57,25 @@ pub use replaced::ReplacedPython;
 pub use site::Site;
 pub use tree_source::{DefinitionFilter, TreeSource};
 
+use std::path::PathBuf;
+
 use refresh_programs::process::worker;
 
 /// Performs an operation of this crate: reads its request and returns its answer. `None` if the crate has no such
 /// operation.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
-        interpreter::OPERATION => worker::answer(request, |request| interpreter::handle(&request)),
+        interpreter::OPERATION => worker::answer(request, |path: PathBuf| interpreter::handle(&path)),
         fetch::OPERATION => worker::answer(request, |request| fetch::handle(&request)),
         lock_operation::OPERATION => worker::answer(request, |request| lock_operation::handle(&request)),
         construct::OPERATION => worker::answer(request, |request| construct::handle(&request)),
         compare::COMPARE => worker::answer(request, |request| compare::compare(&request)),
-        compare::DESCRIBE => worker::answer(request, |request| compare::describe(&request)),
+        compare::DESCRIBE => worker::answer(request, |path: PathBuf| compare::describe(&path)),
         imports::OPERATION => worker::answer(request, |request| imports::handle(&request)),
         bundled::PACK => worker::answer(request, |request| bundled::pack(&request)),
-        bundled::UNPACK => worker::answer(request, |request| bundled::unpack(&request)),
+        bundled::UNPACK => {
+            worker::answer(request, |(setup, file): (_, PathBuf)| bundled::unpack(&setup, &file))
+        }
         _ => return None,
     })
 }

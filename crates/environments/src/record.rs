@@ -3,7 +3,6 @@
 //! `<name>.json` is the record, `<name>.manifest` lists the environment's files. The record is written last; a directory
 //! without one was not finished, whatever its content.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,7 @@ use refresh_settings::Python;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::disk;
-use refresh_system::error::{Context as _, Outcome};
+use refresh_system::error::Outcome;
 use refresh_system::manifest::contamination::Contamination;
 use refresh_system::text::normal_name;
 
@@ -261,16 +260,7 @@ pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<EnvironmentName>> {
 
 /// Returns the names in a directory that are text; an empty list if the directory does not exist.
 pub(super) fn entries(directory: &Path) -> Outcome<Vec<String>> {
-    let context = || format!("cannot read {}", directory.display());
-    let listed = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listed => listed.context(context)?,
-    };
-    let mut names = Vec::new();
-    for entry in listed {
-        names.extend(entry.context(context)?.file_name().into_string().ok());
-    }
-    Ok(names)
+    Ok(disk::names(directory)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// The largest size of a distribution's metadata, in bytes; long descriptions have some hundred thousand.

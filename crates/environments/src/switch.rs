@@ -11,11 +11,11 @@ use refresh_programs::units::Role;
 use refresh_settings::names::EnvironmentName;
 use refresh_system::checkpoint;
 use refresh_system::disk;
-use refresh_system::disk::{Moved, Owner};
+use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::aside;
 
-use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
+use super::compare::{DESCRIBE, DescribeResponse};
 use super::record::{self, Origin, Record};
 use super::recorded_environments::{Environments, VenvState};
 
@@ -97,13 +97,7 @@ impl Environments<'_> {
             Ok(found) if found.is_dir() => {
                 self.site.setup()?;
                 let place = layout.environment(&self.next_name(ADOPTED)?);
-                if disk::move_new(&side, &place)? == Moved::OtherFileSystem {
-                    return Err(Failure::new(format!(
-                        "cannot move {} to {}",
-                        side.display(),
-                        place.display()
-                    )));
-                }
+                disk::move_new(&side, &place)?;
                 disk::sync_parent(&place)?;
                 disk::sync_parent(&side)?;
                 checkpoint::reach("python:old environment moved");
@@ -121,11 +115,10 @@ impl Environments<'_> {
             {
                 continue;
             }
-            let request = DescribeRequest { directory: directory.clone() };
             // Its owner has made everything in it, so its owner inspects it.
             let owner = Owner::of(&directory)?;
             let operation = self.site.unit_options(Role::Inspect);
-            let found: DescribeResponse = self.site.units.call_as(&operation, owner, DESCRIBE, &request)?;
+            let found: DescribeResponse = self.site.units.call_as(&operation, owner, DESCRIBE, &directory)?;
             Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);

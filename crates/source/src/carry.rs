@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::kept_path::{KeptPath, Reason};
 use refresh_git::path::TreePath;
 use refresh_system::checkpoint;
+use refresh_system::disk::Owner;
 use refresh_system::disk::beneath::Directory;
-use refresh_system::disk::{Moved, Owner};
 use refresh_system::error::{Failure, Outcome};
 
 /// The result of moving paths across.
@@ -55,20 +55,14 @@ fn move_across(previous: &Directory, app: &Directory, kept: &KeptPath, owner: Ow
     }
     let Some(to) = destination(app, previous, parent, owner)? else { return Ok(false) };
     let existing = to.entry(name)?;
-    let moved = match (&existing, kept.reason) {
+    match (&existing, kept.reason) {
         (None, _) => from.move_new(name, &to, name)?,
         (Some(new), Reason::Preserved)
             if !new.is_directory && from.entry(name)?.is_some_and(|old| !old.is_directory) =>
         {
-            from.move_over(name, &to, name)?
+            from.move_over(name, &to, name)?;
         }
         (Some(_), _) => return Ok(false),
-    };
-    if moved == Moved::OtherFileSystem {
-        return Err(Failure::new(format!(
-            "{} cannot be moved by a rename: its new place is on another file system",
-            from.shown().join(name).display()
-        )));
     }
     checkpoint::reach("carry:moved");
     Ok(true)

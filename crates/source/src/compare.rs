@@ -15,6 +15,7 @@ use refresh_git::{Git, path_of, records};
 use refresh_installation::installation::Installation;
 use refresh_settings::IgnoredFiles;
 use refresh_settings::names::{CommitId, RunId};
+use refresh_system::disk;
 use refresh_system::error::Outcome;
 
 use super::differences::{self, Comparer, Files};
@@ -124,7 +125,7 @@ pub(crate) fn handle(request: &CompareRequest) -> Outcome<CompareResponse> {
     changes.tips = own.tips.into_iter().filter(|tip| !request.held.contains(&tip.commit)).collect();
     changes.not_comparable = changes.not_comparable.or(own.unknown);
     let is_kept = matches!(request.moves, Moves::Moved(_)) && !changes.is_none();
-    let size = if is_kept { untracked::size_of(tree) } else { 0 };
+    let size = if is_kept { disk::usage(tree, u64::MAX).bytes } else { 0 };
     Ok(CompareResponse { changes, size })
 }
 

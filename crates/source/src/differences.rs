@@ -105,48 +105,52 @@ impl Comparer<'_> {
         if doubtful.is_empty() {
             return Ok(());
         }
-        let expected = self.scratch.join("expected");
         let mirror = Repository::bare(self.mirror).with_index(index).passing();
-        check_out_again(self.git, mirror, &expected, &doubtful)?;
-        for path in doubtful {
-            let executable = files.get(&path).is_some_and(|file| file.kind == EntryKind::Executable);
-            match difference(&expected.join(&path), &self.tree.join(&path), executable)? {
-                Some(kind) => differing.insert(path, kind),
-                None => differing.remove(&path),
-            };
-        }
-        disk::remove_tree(&expected)
+        differing.retain(|path, _| doubtful.binary_search(path).is_err());
+        differing.extend(converted(self.git, mirror, self.scratch, self.tree, &doubtful)?);
+        Ok(())
     }
 }
 
+/// Checks `files` of the index of `repository` out once more, and returns those that differ in `tree`.
+pub(super) fn converted(
+    git: &Git,
+    repository: Repository,
+    scratch: &Path,
+    tree: &Path,
+    files: &[PathBuf],
+) -> Outcome<BTreeMap<PathBuf, ChangeKind>> {
+    let expected = scratch.join("expected");
+    disk::remove_tree(&expected)?;
+    disk::make_directory(&expected, 0o700)?;
+    // In an empty working tree git reads the attributes from the index, and so from the commit.
+    let program =
+        git.at(&repository.with_tree(&expected)).args(["checkout-index", "-q", "-f", "-z", "--stdin"]);
+    let program = program.input(zero_terminated(files.iter())).deadline(LONG);
+    git.run(&program, || "cannot check files out to compare them".to_owned())?;
+    let mut differing = BTreeMap::new();
+    for path in files {
+        let kind = difference(&expected.join(path), &tree.join(path))?;
+        differing.extend(kind.map(|kind| (path.clone(), kind)));
+    }
+    disk::remove_tree(&expected)?;
+    Ok(differing)
+}
+
 /// Compares a file with the one that a checkout writes.
-fn difference(expected: &Path, actual: &Path, executable: bool) -> Outcome<Option<ChangeKind>> {
+fn difference(expected: &Path, actual: &Path) -> Outcome<Option<ChangeKind>> {
     // A pipe must not be opened: the open would wait for a writer.
-    let Some(found) = fs::symlink_metadata(actual).ok().filter(fs::Metadata::is_file) else {
+    let file = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file);
+    let (Some(wanted), Some(found)) = (file(expected), file(actual)) else {
         return Ok(Some(ChangeKind::Type));
     };
+    let is_executable = |file: &fs::Metadata| file.mode() & 0o100 != 0;
     Ok(match same_bytes(expected, actual)? {
         None => Some(ChangeKind::Unreadable),
         Some(false) => Some(ChangeKind::Modified),
-        Some(true) if (found.mode() & 0o100 != 0) != executable => Some(ChangeKind::Mode),
+        Some(true) if is_executable(&found) != is_executable(&wanted) => Some(ChangeKind::Mode),
         Some(true) => None,
     })
-}
-
-/// Checks files of the index of `repository` out to the new directory `expected`, to compare them with those of a tree.
-pub(super) fn check_out_again(
-    git: &Git,
-    repository: Repository,
-    expected: &Path,
-    files: &[PathBuf],
-) -> Outcome<()> {
-    disk::remove_tree(expected)?;
-    disk::make_directory(expected, 0o700)?;
-    // In an empty working tree git reads the attributes from the index, and so from the commit.
-    let program =
-        git.at(&repository.with_tree(expected)).args(["checkout-index", "-q", "-f", "-z", "--stdin"]);
-    let program = program.input(zero_terminated(files.iter())).deadline(LONG);
-    git.run(&program, || "cannot check files out to compare them".to_owned()).map(drop)
 }
 
 /// Returns the input of `update-index -z --index-info` for a set of files.

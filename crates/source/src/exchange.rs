@@ -22,7 +22,7 @@ use refresh_settings::names::{CommitId, RunId};
 use refresh_system::checkpoint;
 use refresh_system::disk;
 use refresh_system::disk::beneath::{Directory, Obstacle};
-use refresh_system::disk::{Moved, Owner, mounts};
+use refresh_system::disk::{Owner, mounts};
 use refresh_system::error::{Failure, Outcome};
 
 use super::carry::{self, Carried};
@@ -147,14 +147,14 @@ impl Exchange {
             }
             for name in old {
                 let to = free_name(&previous, &name)?;
-                moved(&app, &name, app.move_new(&name, &previous, &to)?)?;
+                app.move_new(&name, &previous, &to)?;
                 checkpoint::reach("exchange:out");
             }
             for name in waiting {
                 if let Some(tree) = &tree
                     && app.entry(&name)?.is_none()
                 {
-                    moved(tree, &name, tree.move_new(&name, &app, &name)?)?;
+                    tree.move_new(&name, &app, &name)?;
                     checkpoint::reach("exchange:in");
                 }
             }
@@ -363,16 +363,4 @@ fn free_name(previous: &Directory, name: &OsStr) -> Outcome<OsString> {
         free = OsStr::from_bytes(&bytes).to_os_string();
     }
     Ok(free)
-}
-
-/// Returns the failure for a move that is impossible as a rename.
-fn moved(from: &Directory, name: &OsStr, moved: Moved) -> Outcome<()> {
-    match moved {
-        Moved::Done => Ok(()),
-        Moved::OtherFileSystem => Err(Failure::new(format!(
-            "{} cannot be moved by a rename: its new place is on another file system",
-            from.shown().join(name).display()
-        ))
-        .hint("set `store` in refresh.toml to a directory on the file system of app/")),
-    }
 }

@@ -36,9 +36,9 @@ mod untracked;
 pub mod work_tree;
 mod writers;
 
-use staged_assets::{KeepRequest, PlaceRequest};
-
+use refresh_git::path::TreePath;
 use refresh_programs::process::worker;
+use refresh_system::clock::FileTime;
 
 /// Performs an operation of this crate; returns `None` if `operation` is not one of them.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
@@ -51,10 +51,10 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         compare::OPERATION => worker::answer(request, |request| compare::handle(&request)),
         hook_outputs::OPERATION => worker::answer(request, |request| hook_outputs::handle(&request)),
-        staged_assets::KEEP => worker::answer(request, |KeepRequest { tree, since }| {
+        staged_assets::KEEP => worker::answer(request, |(tree, since): (TreePath, FileTime)| {
             staged_assets::keep_below(tree.as_path(), since)
         }),
-        staged_assets::PLACE => worker::answer(request, |PlaceRequest { products, tree }| {
+        staged_assets::PLACE => worker::answer(request, |(products, tree): (TreePath, TreePath)| {
             staged_assets::place_below(products.as_path(), tree.as_path())
         }),
         stash_show::OPERATION => worker::answer(request, |request| stash_show::handle(&request)),

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use refresh_git::{Git, Repository};
 use refresh_installation::installation::Installation;
 use refresh_programs::units::{Role, UnitOptions};
@@ -20,18 +18,11 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 /// The worker's operation.
 pub(crate) const OPERATION: &str = "source-own-objects";
 
-/// The result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnObjects {
-    /// Whether objects were borrowed before.
-    pub were_borrowed: bool,
-}
-
 /// Copies every object that the application's repository borrows into it, and ends the borrowing.
 ///
 /// # Errors
 /// An object is missing, or the repository cannot be written; then it still borrows.
-pub fn take(on: &Installation) -> Outcome<OwnObjects> {
+pub fn take(on: &Installation) -> Outcome<()> {
     let git = Git::new(&on.runner, &on.layout)?;
     let request = RepositoryRequest::new(&git, &on.layout);
     let options = UnitOptions::new(Role::Align, DEADLINE).writes(on.layout.app());
@@ -42,12 +33,12 @@ pub fn take(on: &Installation) -> Outcome<OwnObjects> {
 ///
 /// # Errors
 /// The errors of [`take`].
-pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<OwnObjects> {
+pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<()> {
     let app = request.app.as_path();
     let directory = app.join(".git");
     let borrowing = directory.join("objects/info/alternates");
     if disk::read_if_there(&borrowing)?.is_none() {
-        return Ok(OwnObjects { were_borrowed: false });
+        return Ok(());
     }
     let git = request.git();
     let repository = Repository::bare(&directory).with_tree(app);
@@ -62,6 +53,5 @@ pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<OwnObjects> {
         disk::move_over(&aside, &borrowing)?;
         return Err(failure);
     }
-    disk::remove_file_durably(&aside)?;
-    Ok(OwnObjects { were_borrowed: true })
+    disk::remove_file_durably(&aside)
 }

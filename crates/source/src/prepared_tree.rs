@@ -28,7 +28,7 @@ use super::exchange::{Exchange, Plan};
 use super::ignore_rules;
 use super::operation_request::{GitLocation, Scratch};
 use super::paths::{self, TrackedFile};
-use super::proof::{self, ProveTreeRequest, ProveTreeResponse};
+use super::proof::{self, ProveTreeRequest};
 
 /// The operation that checks a commit out.
 pub(crate) const OPERATION: &str = "source-prepare-tree";
@@ -91,13 +91,6 @@ pub(crate) struct PrepareTreeRequest {
     pub interpreter: Option<TreePath>,
 }
 
-/// The result of the checkout.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct PrepareTreeResponse {
-    /// The number of compiled sources.
-    pub compiled: u64,
-}
-
 /// Prepares the tree of `commit` for `run`; a tree of an earlier attempt is replaced.
 ///
 /// # Errors
@@ -128,13 +121,13 @@ pub fn prepare(
         url: on.mirror.shown_url(),
         interpreter: interpreter.map(Into::into),
     };
-    let PrepareTreeResponse { compiled } = on.units.call(&writing, OPERATION, &request)?;
+    let compiled = on.units.call(&writing, OPERATION, &request)?;
     checkpoint::reach("tree:checked-out");
     beneath::give_all(&tree, on.owner)?;
     checkpoint::reach("tree:given");
     let (reading, seen) = on.units.with_tree(&options, &tree, Access::ReadOnly)?;
     let request = ProveTreeRequest { place, tree: seen.as_path().into(), commit: commit.clone() };
-    let ProveTreeResponse { files } = on.units.call(&reading, proof::OPERATION, &request)?;
+    let files = on.units.call(&reading, proof::OPERATION, &request)?;
     install_index(&scratch.path().join(proof::INDEX), &tree, on.owner)?;
     scratch.remove()?;
     disk::sync_file_system(&tree)?;
@@ -169,11 +162,11 @@ fn install_index(index: &Path, tree: &Path, owner: Owner) -> Outcome<()> {
     disk::give(&to, &owner)
 }
 
-/// Performs [`OPERATION`].
+/// Performs [`OPERATION`]; returns the number of compiled sources.
 ///
 /// # Errors
 /// The file system does not support the names, git fails, or the disk is full.
-pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<PrepareTreeResponse> {
+pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<u64> {
     let git = request.place.git();
     let tree = request.tree.as_path();
     let files = paths::tracked(&git, request.place.mirror.as_path(), &request.commit)?
@@ -187,11 +180,10 @@ pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<PrepareTreeRespons
     let step = || format!("cannot check out {}", request.commit.short());
     git.run(&checkout.deadline(LONG), step)?;
     disk::remove_file_if_there(&index)?;
-    let compiled = match &request.interpreter {
-        Some(interpreter) => compile(&git, interpreter.as_path(), request, &files),
-        None => 0,
-    };
-    Ok(PrepareTreeResponse { compiled })
+    Ok(request
+        .interpreter
+        .as_ref()
+        .map_or(0, |interpreter| compile(&git, interpreter.as_path(), request, &files)))
 }
 
 /// Refuses names that this file system does not support, before anything is stopped.

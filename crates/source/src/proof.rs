@@ -4,19 +4,17 @@
 //! Runs as a user who cannot write to the tree, with the mirror as git directory and its own index. The index that it
 //! leaves in the scratch directory has the times of all files, so a later reset finds nothing to write.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use refresh_git::path::TreePath;
-use refresh_git::{Git, LISTING, LONG, Repository, path_of, records};
+use refresh_git::{LISTING, LONG, Repository, path_of, records};
 use refresh_settings::names::CommitId;
 use refresh_system::disk;
-use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::error::{Failure, Outcome};
 
-use super::differences::check_out_again;
+use super::differences::converted;
 use super::operation_request::GitLocation;
 
 /// The operation that verifies a tree.
@@ -39,18 +37,11 @@ pub struct ProveTreeRequest {
     pub commit: CommitId,
 }
 
-/// The result of the verification.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ProveTreeResponse {
-    /// The number of files in the index.
-    pub files: u64,
-}
-
-/// Performs [`OPERATION`].
+/// Performs [`OPERATION`]; returns the number of files in the index.
 ///
 /// # Errors
 /// The tree differs from the commit; the failure names the first differences.
-pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
+pub fn handle(request: &ProveTreeRequest) -> Outcome<u64> {
     let git = request.place.git();
     let (tree, scratch) = (request.tree.as_path(), request.place.scratch.as_path());
     let index = scratch.join(INDEX);
@@ -71,10 +62,17 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
         .map(|path| format!("{}: is not in the commit", TreePath::from(path_of(path))))
         .collect();
     if !differing.is_empty() {
-        wrong.extend(converted_differently(&git, &mirror, tree, scratch, &differing)?);
+        // A file with line endings that its attributes would change differs for git in every clone. It is right if a
+        // second checkout writes the same bytes.
+        let differing = converted(&git, mirror, scratch, tree, &differing)?;
+        wrong.extend(
+            differing
+                .keys()
+                .map(|path| format!("{}: differs from the commit", TreePath::from(path.as_path()))),
+        );
     }
     if wrong.is_empty() {
-        return Ok(ProveTreeResponse { files });
+        return Ok(files);
     }
     let count = wrong.len();
     wrong.truncate(NAMED);
@@ -83,36 +81,4 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
     }
     Err(Failure::new(format!("the prepared tree is not the commit {}", request.commit.short()))
         .because(Failure::new(wrong.join("\n"))))
-}
-
-/// Checks files out once more and compares bytes. A file with line endings that its attributes would change differs for
-/// git in every clone; it is right if a second checkout writes the same bytes.
-fn converted_differently(
-    git: &Git,
-    mirror: &Repository,
-    tree: &Path,
-    scratch: &Path,
-    differing: &[PathBuf],
-) -> Outcome<Vec<String>> {
-    let expected = scratch.join("expected");
-    check_out_again(git, mirror.clone(), &expected, differing)?;
-    let mut wrong = Vec::new();
-    for path in differing {
-        if !is_same_file(&expected.join(path), &tree.join(path))? {
-            wrong.push(format!("{}: differs from the commit", TreePath::from(path.as_path())));
-        }
-    }
-    disk::remove_tree(&expected)?;
-    Ok(wrong)
-}
-
-fn is_same_file(expected: &Path, actual: &Path) -> Outcome<bool> {
-    let step = || format!("cannot compare {}", actual.display());
-    let Ok(found) = fs::symlink_metadata(actual) else { return Ok(false) };
-    let wanted = fs::symlink_metadata(expected).context(step)?;
-    let mode = |found: &fs::Metadata| found.permissions().mode() & 0o111 != 0;
-    if !found.is_file() || !wanted.is_file() || mode(&found) != mode(&wanted) || found.len() != wanted.len() {
-        return Ok(false);
-    }
-    Ok(fs::read(expected).context(step)? == fs::read(actual).context(step)?)
 }

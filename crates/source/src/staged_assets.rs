@@ -9,8 +9,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use refresh_git::path::TreePath;
 use refresh_installation::installation::Installation;
 use refresh_programs::units::{Access, Role, UnitOptions};
@@ -28,24 +26,6 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// The temporary name of a file in `app/` while it is written.
 const UNFINISHED: &str = ".ladylinux-refresh-asset";
 
-/// The copy, and the time from which its files are products of hooks.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct KeepRequest {
-    /// The copy.
-    pub(super) tree: TreePath,
-    /// A time between the last change of the copy itself and the first hook.
-    pub(super) since: FileTime,
-}
-
-/// The source and the target of the copy.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PlaceRequest {
-    /// The products, below the paths that they have in `app/`.
-    pub(super) products: TreePath,
-    /// `app/`.
-    pub(super) tree: TreePath,
-}
-
 /// Removes the files that hooks have not written since `since` from a copy of the commit; returns the number of
 /// remaining files.
 ///
@@ -54,7 +34,7 @@ pub(super) struct PlaceRequest {
 pub fn keep(on: &Installation, copy: &Path, since: FileTime) -> Outcome<u64> {
     let options = UnitOptions::new(Role::Rehearse, DEADLINE);
     let (options, seen) = on.units.with_tree(&options, copy, Access::ReadWrite)?;
-    on.units.call(&options, KEEP, &KeepRequest { tree: seen.into(), since })
+    on.units.call(&options, KEEP, &(TreePath::from(seen), since))
 }
 
 /// Copies the products of hooks into `app/`; returns the number of files.
@@ -64,14 +44,14 @@ pub fn keep(on: &Installation, copy: &Path, since: FileTime) -> Outcome<u64> {
 pub fn place(on: &Installation, products: &Path) -> Outcome<u64> {
     let options = UnitOptions::new(Role::Hooks, DEADLINE).writes(on.layout.app());
     let (options, seen) = on.units.with_tree(&options, products, Access::ReadOnly)?;
-    on.units.call(&options, PLACE, &PlaceRequest { products: seen.into(), tree: on.layout.app().into() })
+    on.units.call(&options, PLACE, &(TreePath::from(seen), TreePath::from(on.layout.app())))
 }
 
 /// Performs [`KEEP`] for a directory.
 pub(super) fn keep_below(directory: &Path, since: FileTime) -> Outcome<u64> {
     interrupt::check()?;
     let mut kept = 0;
-    for entry in entries(directory)? {
+    for entry in disk::names(directory)? {
         let path = directory.join(entry);
         let found = fs::symlink_metadata(&path).context(|| format!("cannot read {}", path.display()))?;
         if found.is_dir() {
@@ -93,7 +73,7 @@ pub(super) fn keep_below(directory: &Path, since: FileTime) -> Outcome<u64> {
 pub(super) fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
     interrupt::check()?;
     let mut placed = 0;
-    for name in entries(from)? {
+    for name in disk::names(from)? {
         let (source, target) = (from.join(&name), to.join(&name));
         let context = || format!("cannot read {}", source.display());
         let is_directory = fs::symlink_metadata(&source).context(context)?.is_dir();
@@ -117,17 +97,6 @@ pub(super) fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
         }
     }
     Ok(placed)
-}
-
-/// Returns the names in a directory, sorted.
-fn entries(directory: &Path) -> Outcome<Vec<std::ffi::OsString>> {
-    let context = || format!("cannot read {}", directory.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).context(context)? {
-        names.push(entry.context(context)?.file_name());
-    }
-    names.sort();
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use refresh_installation::journal::recover::Exchanges as _;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
 use refresh_system::disk;
-use refresh_system::disk::Moved;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::{checkpoint, clock};
 
@@ -93,10 +92,7 @@ fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
     let from = exchange::directory(layout, &layout.previous_trees())?;
     let to = exchange::directory(layout, &layout.stashes())?;
     let name = OsStr::new(run.as_str());
-    if from.move_new(name, &to, name)? == Moved::OtherFileSystem {
-        let (from, to) = (from.shown().join(name), to.shown().join(name));
-        return Err(Failure::new(format!("{} and {} are on two file systems", from.display(), to.display())));
-    }
+    from.move_new(name, &to, name)?;
     to.sync()?;
     from.sync()?;
     checkpoint::reach("stash:kept");

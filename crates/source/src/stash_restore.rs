@@ -18,7 +18,6 @@ use refresh_installation::installation::Installation;
 use refresh_programs::units::{Role, UnitOptions};
 use refresh_settings::names::{CommitId, RunId};
 use refresh_system::disk;
-use refresh_system::disk::Moved;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
 use super::differences::{self, Comparer};
@@ -295,10 +294,7 @@ fn copy(request: &RestoreStashRequest, file: &Path) -> Outcome<()> {
         disk::exchange(&fresh, &to)?;
         return disk::remove_tree(&fresh);
     }
-    match disk::try_move_over(&fresh, &to)? {
-        Moved::Done => Ok(()),
-        Moved::OtherFileSystem => Err(Failure::new(format!("{} is on another file system", to.display()))),
-    }
+    disk::move_over(&fresh, &to)
 }
 
 /// Fetches local commits of the kept repository into `app/.git`, as `refs/saved/<run>/<name>`.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::hook_record::HookOutputs;
@@ -188,28 +187,10 @@ pub(super) fn files_below(tree: &Path, path: &Path, limit: usize) -> Vec<PathBuf
     files
 }
 
-/// Returns the disk space of a file or directory, in bytes; unreadable entries count as 0.
-pub(super) fn size_of(path: &Path) -> u64 {
-    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
-    if !found.is_dir() {
-        // A sparse file uses less space than its length, and on some file systems a short file uses no block.
-        return found.len().min(found.blocks() * 512);
-    }
-    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_sparse_file_counts_with_the_space_that_it_takes() {
-        let directory = tempfile::tempdir().unwrap();
-        let sparse = directory.path().join("sparse");
-        disk::write_unsynced(&sparse, b"x", 0o644).unwrap();
-        fs::File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
-        assert!(size_of(directory.path()) < 1 << 20, "{}", size_of(directory.path()));
-    }
     use crate::paths::TrackedFile;
     use refresh_git::history::EntryKind;
     use refresh_system::disk;

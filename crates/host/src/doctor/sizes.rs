@@ -1,11 +1,11 @@
 //! The disk space of the stores of the tool, the limit of each, and the command that makes it smaller.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use refresh_installation::installation::Installation;
+use refresh_system::disk;
 use refresh_system::text::{quoted_path, size};
 
 /// A store and its disk space.
@@ -67,17 +67,8 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
     ]
 }
 
-/// Returns the disk space of a directory; `None` if it cannot be read. Links are not followed, and a missing directory
-/// has size 0.
+/// Returns the disk space of a directory; `None` if a part of it cannot be read.
 fn bytes_of(path: &Path) -> Option<u64> {
-    let found = match path.symlink_metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(0),
-        found => found.ok()?,
-    };
-    let own = found.blocks() * 512;
-    if !found.is_dir() {
-        return Some(own);
-    }
-    let entries = std::fs::read_dir(path).ok()?;
-    entries.flatten().try_fold(own, |sum, entry| Some(sum + bytes_of(&entry.path())?))
+    let found = disk::usage(path, u64::MAX);
+    (!found.is_partial).then_some(found.bytes)
 }

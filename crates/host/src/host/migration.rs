@@ -19,7 +19,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::users::SERVICE_USER;
 use refresh_system::checkpoint;
 use refresh_system::disk;
-use refresh_system::disk::{Moved, Owner};
+use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::aside;
 
@@ -218,7 +218,7 @@ fn mirror(layout: &Layout) -> Outcome<Option<String>> {
         disk::remove_tree(&old)?;
         return Ok(Some(format!("removed {}: {} is in use", old.display(), new.display())));
     }
-    if disk::move_new(&old, &new)? == Moved::OtherFileSystem {
+    if !disk::same_device(&old, &layout.store())? {
         disk::remove_tree(&old)?;
         return Ok(Some(format!(
             "removed {}: the next run fetches it into {}",
@@ -226,6 +226,7 @@ fn mirror(layout: &Layout) -> Outcome<Option<String>> {
             new.display()
         )));
     }
+    disk::move_new(&old, &new)?;
     disk::sync_parent(&new)?;
     Ok(Some(format!("moved the mirror to {}", new.display())))
 }
@@ -267,9 +268,10 @@ fn moved(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
     let (from, to) = (&old.moved, layout.moved_all());
     let is_ours = fs::symlink_metadata(from)
         .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw());
-    if !is_ours || to.exists() || disk::move_new(from, &to)? == Moved::OtherFileSystem {
+    if !is_ours || to.exists() || !disk::same_device(from, &layout.store())? {
         return Ok(None);
     }
+    disk::move_new(from, &to)?;
     Ok(Some(format!("moved {} to {}", from.display(), to.display())))
 }
 

@@ -5,6 +5,7 @@
 //! environment from before this program are moved beside the working tree. Only operations read and write content of
 //! the service user.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +18,6 @@ use refresh_programs::units::{Role, UnitOptions};
 use refresh_service::page::UNIT as PAGE;
 use refresh_source::own_objects;
 use refresh_system::disk;
-use refresh_system::disk::Moved;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::hint::Hint;
 
@@ -94,7 +94,7 @@ impl<'a> Undo<'a> {
         let app = layout.app();
         if app.join(".git/objects/info/alternates").symlink_metadata().is_ok() {
             let what = format!("copy the objects that {}/.git borrows into it", app.display());
-            steps.push(UndoStep::new(what, || own_objects::take(on).map(drop)));
+            steps.push(UndoStep::new(what, || own_objects::take(on)));
         }
         let environment = self.environment()?;
         if let Some(from) = environment.clone() {
@@ -185,21 +185,25 @@ impl<'a> Undo<'a> {
         let mut moves = Vec::new();
         let mut keep = |from: PathBuf, name: String| moves.push((from, kept.join(name)));
         for (directory, prefix) in [(layout.stashes(), "stash"), (layout.moved_all(), "moved")] {
-            for name in names(&directory)? {
-                keep(directory.join(&name), format!("{prefix}-{name}"));
+            for name in disk::names(&directory)? {
+                keep(directory.join(&name), format!("{prefix}-{}", name.display()));
             }
         }
-        for name in names(&layout.runs())? {
+        for name in disk::names(&layout.runs())? {
             let saved = layout.runs().join(&name).join("saved");
             if saved.is_dir() {
-                keep(saved, format!("saved-{name}"));
+                keep(saved, format!("saved-{}", name.display()));
             }
         }
-        for name in names(&layout.environments())? {
+        for name in disk::names(&layout.environments())? {
             let path = layout.environments().join(&name);
             let is_in_use = in_use.is_some_and(|in_use| in_use.ends_with(&name));
-            if name.starts_with(ADOPTED) && !is_in_use && path.is_dir() && !path.is_symlink() {
-                keep(path, format!("venv-{name}"));
+            if name.as_encoded_bytes().starts_with(ADOPTED.as_bytes())
+                && !is_in_use
+                && path.is_dir()
+                && !path.is_symlink()
+            {
+                keep(path, format!("venv-{}", name.display()));
             }
         }
         Ok(moves)
@@ -215,8 +219,8 @@ impl<'a> Undo<'a> {
         paths.retain(|path| path.symlink_metadata().is_ok());
         for unit in [&service.unit].into_iter().chain(&service.also) {
             let directory = layout.drop_in(unit).parent().map(Path::to_path_buf).unwrap_or_default();
-            let is_ours = |name: &String| paths.contains(&directory.join(name));
-            if directory.is_dir() && names(&directory)?.iter().all(is_ours) {
+            let is_ours = |name: &OsString| paths.contains(&directory.join(name));
+            if directory.is_dir() && disk::names(&directory)?.iter().all(is_ours) {
                 paths.push(directory);
             }
         }
@@ -284,14 +288,8 @@ fn keep(from: &Path, to: &Path) -> Outcome<()> {
     if let Some(directory) = to.parent() {
         disk::make_directory(directory, 0o755)?;
     }
-    if disk::move_new(from, to)? == Moved::OtherFileSystem {
-        return Err(Failure::new(format!(
-            "{} lies on another file system than {}",
-            from.display(),
-            to.display()
-        ))
-        .command("mv", &[&from, &to]));
-    }
+    // `mv` also copies to another file system.
+    disk::move_new(from, to).map_err(|failure| failure.command("mv", &[&from, &to]))?;
     disk::sync_parent(to)
 }
 
@@ -303,21 +301,6 @@ fn remove(path: &Path) -> Outcome<()> {
 /// Returns whether `init` wrote a file of settings, even if people have edited it since.
 fn is_written_by_init(path: &Path) -> Outcome<bool> {
     Ok(disk::read_if_there(path)?.is_some_and(|bytes| bytes.starts_with(SIGNATURE.as_bytes())))
-}
-
-/// Returns the names in a directory, sorted; an empty list if it is missing.
-fn names(directory: &Path) -> Outcome<Vec<String>> {
-    let context = || format!("cannot read {}", directory.display());
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(context)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.context(context)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
 }
 
 impl std::fmt::Debug for Undo<'_> {

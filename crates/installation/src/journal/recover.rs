@@ -3,7 +3,6 @@
 //! Processes that the killed run left are ended, an exchange of trees that it had begun is completed, and its journal
 //! is closed. Nothing else is resumed: every step is idempotent, and the next run does them all.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,14 +11,11 @@ use refresh_events::run_report::RunResult;
 use refresh_programs::process::leftover;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
-use refresh_system::error::{Context as _, Outcome};
+use refresh_system::error::Outcome;
 use refresh_system::{checkpoint, disk};
 
 use super::record::{Entry, Status};
 use super::store::{self, Journal};
-
-/// The file in the directory of a run that records its children.
-pub const CHILDREN: &str = "children.jsonl";
 
 /// The subdirectory of a run's directory with a copy of the commit for staged checks.
 pub const STAGED_TREE: &str = "staged-tree";
@@ -73,7 +69,7 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
             continue;
         }
         if interrupted {
-            for process in leftover::end(&run, &directory.join(CHILDREN), &[], PATIENCE)? {
+            for process in leftover::end(&run, &[], PATIENCE)? {
                 events.note(&format!("ended what run {run} left running: {process}"));
             }
             disk::remove_tree(&directory.join(STAGED_TREE))?;
@@ -170,16 +166,6 @@ pub fn next_sequence(layout: &Layout) -> Outcome<u64> {
 /// # Errors
 /// The directory exists and cannot be read.
 pub fn all(runs: &Path) -> Outcome<Vec<RunId>> {
-    let context = || format!("cannot read {}", runs.display());
-    let entries = match fs::read_dir(runs) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(context)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.context(context)?.file_name();
-        names.extend(name.to_str().and_then(|name| RunId::parse(name).ok()));
-    }
-    names.sort();
-    Ok(names)
+    let names = disk::names(runs)?;
+    Ok(names.iter().filter_map(|name| RunId::parse(name.to_str()?).ok()).collect())
 }

@@ -93,7 +93,7 @@ fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else {
         return Ok(());
     };
-    leftover::end(&run, Path::new("/dev/null"), &[], PATIENCE).map(drop)
+    leftover::end(&run, &[], PATIENCE).map(drop)
 }
 
 /// Returns the holder of the lock, without taking it; `None` if it is free, or if the caller cannot read it.

@@ -1,7 +1,6 @@
 //! Starts other programs as children of this process.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -15,11 +14,10 @@ use refresh_events::event::Events;
 use refresh_settings::names::RunId;
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::{checkpoint, clock, disk, interrupt};
+use refresh_system::{checkpoint, clock, interrupt};
 
 use super::finished::{ChildEnd, Finished};
-use super::identity::ProcessId;
-use super::leftover::{ChildRecord, RUN_MARK};
+use super::leftover::RUN_MARK;
 use super::program::Program;
 use super::watch::{self, Limits, Started, Subject};
 
@@ -27,12 +25,12 @@ use super::watch::{self, Limits, Started, Subject};
 #[derive(Debug, Clone)]
 pub struct Runner {
     own_program: PathBuf,
-    run: Option<(RunId, PathBuf)>,
+    run: Option<RunId>,
     events: Arc<Events>,
 }
 
 impl Runner {
-    /// Makes a runner for reading commands: its children are not recorded.
+    /// Makes a runner for reading commands: its children have no mark.
     pub fn new(events: Arc<Events>) -> Self {
         Self { own_program: PathBuf::from("/proc/self/exe"), run: None, events }
     }
@@ -42,19 +40,19 @@ impl Runner {
         Self::new(Arc::new(Events::silent()))
     }
 
-    /// Marks and records every child as a child of run `id`; `register` is the file of records.
+    /// Marks every child as a child of run `id`.
     #[must_use]
-    pub fn for_run(mut self, id: RunId, register: PathBuf) -> Self {
-        self.run = Some((id, register));
+    pub fn for_run(mut self, id: RunId) -> Self {
+        self.run = Some(id);
         self
     }
 
     /// Makes a runner for an operation in a separate process. The children carry the mark of the run, as the operation
-    /// does: processes that a killed run left are found by it. The register belongs to the caller.
+    /// does: processes that a killed run left are found by it.
     pub fn in_operation(events: Events) -> Self {
         let runner = Self::new(Arc::new(events));
         match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
-            Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
+            Some(run) => runner.for_run(run),
             None => runner,
         }
     }
@@ -100,12 +98,11 @@ impl Runner {
     /// It cannot be started, or the run is interrupted.
     pub(crate) fn start(&self, program: &Program, input: Input) -> Outcome<Started> {
         interrupt::check()?;
-        let mut command = program.command(self.run.as_ref().map(|(id, _)| id))?;
+        let mut command = program.command(self.run.as_ref())?;
         if input == Input::Open {
             command.stdin(Stdio::piped());
         }
         let mut child = spawn(&mut command).context(|| format!("cannot start {}", program.path.display()))?;
-        self.record(&child, program);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
         checkpoint::reach_child(&program.name(), pid);
@@ -153,19 +150,7 @@ impl Runner {
 
     /// Returns the run to which the children belong.
     pub(crate) fn run_id(&self) -> Option<&RunId> {
-        self.run.as_ref().map(|(id, _)| id)
-    }
-
-    /// Records the child's group and start time. If the record cannot be written, the mark suffices.
-    fn record(&self, child: &Child, program: &Program) {
-        let Some((_, register)) = &self.run else { return };
-        let Some(leader) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return };
-        let record = ChildRecord { leader, program: program.name() };
-        if let (Ok(mut file), Ok(mut line)) = (disk::append_own(register, 0o600), serde_json::to_vec(&record))
-        {
-            line.push(b'\n');
-            let _ = file.write_all(&line);
-        }
+        self.run.as_ref()
     }
 }
 
@@ -239,6 +224,7 @@ fn spawn(command: &mut Command) -> std::io::Result<Child> {
 mod tests {
     use super::*;
     use crate::process::Keep;
+    use crate::process::ProcessId;
 
     fn runner() -> Runner {
         Runner::new(Arc::new(Events::silent()))

@@ -42,6 +42,12 @@ impl ProcessId {
         Self::of(stat.parent).filter(|_| stat.started == self.started)
     }
 
+    /// Returns the process group; `None` for the group of init, whose number means every process to the kernel.
+    pub(crate) fn group(self) -> Option<i32> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)?;
+        Some(stat.group).filter(|group| stat.started == self.started && *group > 1)
+    }
+
     /// Returns whether this process still runs.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)

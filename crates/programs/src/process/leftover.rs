@@ -1,51 +1,26 @@
-//! Processes that a killed run left behind: found by their records or by their mark, and ended.
-//!
-//! Each child is recorded with its process group and start time before the run waits for it. The record cannot cover
-//! the instant between fork and write, nor a grandchild that left its group; the mark in the environment does.
+//! Processes that a killed run left behind: found by their mark, and ended with their process groups.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde::{Deserialize, Serialize};
 
 use refresh_settings::names::RunId;
+use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::{clock, disk};
 
 use super::identity::{ProcessId, all_pids};
 
 /// The environment variable that marks every process of a run with the run's name.
 pub const RUN_MARK: &str = "LADYLINUX_REFRESH_RUN";
 
-/// One line of the register of a run's children.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) struct ChildRecord {
-    /// The leader of the child's process group.
-    pub leader: ProcessId,
-    /// The program, for messages.
-    pub program: String,
-}
-
-/// Ends every process that run `id` left, except the processes `but`: recorded groups whose leader is still the
-/// recorded one, and all processes with the run's mark. Returns the ended ones, as `pid (command)`.
+/// Ends every process with the mark of run `id`, and the process group of each, except the processes `but` and their
+/// groups. Returns the ended ones that had the mark, as `pid (command)`.
 ///
 /// # Errors
 /// A process still exists after SIGKILL and `patience`: it hangs in the kernel or belongs to another user.
-pub fn end(id: &RunId, register: &Path, but: &[ProcessId], patience: Duration) -> Outcome<Vec<String>> {
-    let bytes = disk::read_if_there(register)?.unwrap_or_default();
+pub fn end(id: &RunId, but: &[ProcessId], patience: Duration) -> Outcome<Vec<String>> {
+    let spared: Vec<i32> = [&ProcessId::own()].into_iter().chain(but).filter_map(|it| it.group()).collect();
     let mut ended = Vec::new();
-    for recorded in parse_register(&bytes) {
-        // A pid and a start time can occur again after a reboot; the mark cannot.
-        let ours = recorded.leader.variable(RUN_MARK).as_deref() == Some(id.as_str());
-        let is_excepted = recorded.leader == ProcessId::own() || but.contains(&recorded.leader);
-        if ours && recorded.leader.is_alive() && !is_excepted {
-            ended.push(format!("{} ({})", recorded.leader.pid, recorded.program));
-            if let Some(group) = Pid::from_raw(recorded.leader.pid) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-        }
-    }
     let limit = clock::monotonic() + patience;
     loop {
         let mut marked = marked(id);
@@ -57,6 +32,12 @@ pub fn end(id: &RunId, register: &Path, but: &[ProcessId], patience: Duration) -
             let line = format!("{} ({})", process.pid, process.command());
             if !ended.iter().any(|known| known.starts_with(&format!("{} ", process.pid))) {
                 ended.push(line);
+            }
+            // A process that cleared its environment has no mark, and is still in the group.
+            if let Some(group) =
+                process.group().filter(|group| !spared.contains(group)).and_then(Pid::from_raw)
+            {
+                let _ = kill_process_group(group, Signal::KILL);
             }
             if let Some(pid) = Pid::from_raw(process.pid) {
                 let _ = kill_process(pid, Signal::KILL);
@@ -85,20 +66,45 @@ pub fn marked(id: &RunId) -> Vec<ProcessId> {
         .collect()
 }
 
-/// Reads the register; an incomplete last line is ignored.
-fn parse_register(bytes: &[u8]) -> Vec<ChildRecord> {
-    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
-    fn a_torn_register_keeps_its_complete_lines() {
-        let whole = ChildRecord { leader: ProcessId { pid: 4, started: 5 }, program: "git".into() };
-        let mut bytes = serde_json::to_vec(&whole).unwrap();
-        bytes.extend_from_slice(b"\n{\"leader\":{\"pi");
-        assert_eq!(parse_register(&bytes), [whole]);
+    #[expect(clippy::disallowed_methods, reason = "the test needs a group with a process that has no mark")]
+    fn a_process_without_the_mark_ends_with_its_group_and_an_excepted_group_stays() {
+        let id = RunId::parse(&format!("test-{}", std::process::id())).unwrap();
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", "env -i sleep 1000 & echo $!; wait"])
+            .env(RUN_MARK, id.as_str())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let leader = ProcessId::of(i32::try_from(shell.id()).unwrap()).unwrap();
+        let sleeper: i32 = line.trim().parse().unwrap();
+        // Until env has become sleep, it has the mark too.
+        let limit = clock::monotonic() + Duration::from_secs(20);
+        while marked(&id) != [leader] && clock::monotonic() < limit {
+            std::thread::yield_now();
+        }
+        let sleeper = ProcessId::of(sleeper).unwrap();
+        assert_eq!(sleeper.group(), Some(leader.pid));
+        assert!(end(&id, &[leader], Duration::from_secs(20)).unwrap().is_empty());
+        assert!(leader.is_alive() && sleeper.is_alive());
+
+        let ended = end(&id, &[], Duration::from_secs(20)).unwrap();
+        assert!(ended.len() == 1 && ended[0].starts_with(&format!("{} (", leader.pid)), "{ended:?}");
+        shell.wait().unwrap();
+        while sleeper.is_alive() && clock::monotonic() < limit {
+            std::thread::yield_now();
+        }
+        assert!(!sleeper.is_alive());
     }
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use refresh_installation::installation::Installation;
-use refresh_installation::journal::recover;
 use refresh_programs::process::{Keep, Program, leftover};
 use refresh_programs::units::{Access, Bind, Role, UnitOptions};
 use refresh_service::deployed::Deployment;
@@ -99,8 +98,7 @@ pub(super) fn run_hook(
     // A unit of systemd has ended with all its processes, and a unit that waits for a request also has the mark of the
     // run. Without systemd, a descendant that left its group still has that mark.
     if !on.units.can_bind() {
-        let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
-        for process in leftover::end(&account.report.run, &register, &before, LEFTOVER_PATIENCE)? {
+        for process in leftover::end(&account.report.run, &before, LEFTOVER_PATIENCE)? {
             account.note(&format!("ended what the hook {} left running: {process}", hook.name));
         }
     }

@@ -18,7 +18,6 @@ use crate::disk::Owner;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::text::quoted_path;
 
-use super::Moved;
 use super::rename::rename_new;
 
 /// How a directory on the way is opened.
@@ -242,7 +241,7 @@ impl Directory {
     ///
     /// # Errors
     /// `to_name` exists, or the kernel refuses.
-    pub fn move_new(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<Moved> {
+    pub fn move_new(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<()> {
         self.rename(name, to, to_name, false)
     }
 
@@ -250,7 +249,7 @@ impl Directory {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn move_over(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<Moved> {
+    pub fn move_over(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<()> {
         self.rename(name, to, to_name, true)
     }
 
@@ -306,7 +305,7 @@ impl Directory {
         unlinkat(&self.fd, name, AtFlags::REMOVEDIR).context(step)
     }
 
-    fn rename(&self, name: &OsStr, to: &Self, to_name: &OsStr, replaces: bool) -> Outcome<Moved> {
+    fn rename(&self, name: &OsStr, to: &Self, to_name: &OsStr, replaces: bool) -> Outcome<()> {
         let rename = || {
             if replaces {
                 renameat(&self.fd, name, &to.fd, to_name)
@@ -315,8 +314,7 @@ impl Directory {
             }
         };
         match rename() {
-            Ok(()) => Ok(Moved::Done),
-            Err(Errno::XDEV) => Ok(Moved::OtherFileSystem),
+            Ok(()) => Ok(()),
             Err(Errno::ACCESS) if self.is_closed_directory(name) => {
                 // A directory that its owner cannot write to cannot get another parent, unless root moves it.
                 let path = self.reach_os(name);
@@ -325,8 +323,7 @@ impl Directory {
                 let step = || format!("cannot move {}", self.shown.join(name).display());
                 chmod(&path, Mode::from_raw_mode(mode | 0o700)).context(step)?;
                 rename().context(step)?;
-                chmod(to.reach_os(to_name), Mode::from_raw_mode(mode)).context(step)?;
-                Ok(Moved::Done)
+                chmod(to.reach_os(to_name), Mode::from_raw_mode(mode)).context(step)
             }
             Err(error) => {
                 let (from, to) = (self.shown.join(name), to.shown.join(to_name));

@@ -82,31 +82,13 @@ pub(super) fn rename_new<P: Arg + Copy, Q: Arg + Copy>(
     }
 }
 
-/// The result of an attempt to move a file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
-    /// It is at its new place.
-    Done,
-    /// The new place is on another file system; nothing was changed.
-    OtherFileSystem,
-}
-
-fn moved(done: rustix::io::Result<()>, from: &Path, to: &Path) -> Outcome<Moved> {
-    match done {
-        Ok(()) => Ok(Moved::Done),
-        Err(Errno::XDEV) => Ok(Moved::OtherFileSystem),
-        Err(error) => {
-            Err(Failure::new(format!("cannot move {} to {}", from.display(), to.display())).because(error))
-        }
-    }
-}
-
 /// Moves `from` to `to`, which must not exist (`RENAME_NOREPLACE`). Not durable until the file system is synced.
 ///
 /// # Errors
-/// `to` exists, or the kernel refuses for a reason other than that the two are on different file systems.
-pub fn move_new(from: &Path, to: &Path) -> Outcome<Moved> {
-    moved(rename_new(CWD, from, CWD, to), from, to)
+/// `to` exists, or the kernel refuses.
+pub fn move_new(from: &Path, to: &Path) -> Outcome<()> {
+    let context = || format!("cannot move {} to {}", from.display(), to.display());
+    rename_new(CWD, from, CWD, to).context(context)
 }
 
 /// Moves `from` over `to`, replacing an existing file. Not durable until the file system is synced.
@@ -115,15 +97,6 @@ pub fn move_new(from: &Path, to: &Path) -> Outcome<Moved> {
 /// The kernel refuses.
 pub fn move_over(from: &Path, to: &Path) -> Outcome<()> {
     fs::rename(from, to).context(|| format!("cannot move {} to {}", from.display(), to.display()))
-}
-
-/// As [`move_over`], but reports if the new place can only be reached by a copy: it is on another file system, or on
-/// another mount of the same one, which no comparison of devices detects.
-///
-/// # Errors
-/// The kernel refuses for a different reason.
-pub fn try_move_over(from: &Path, to: &Path) -> Outcome<Moved> {
-    moved(renameat(CWD, from, CWD, to), from, to)
 }
 
 /// Copies a regular file or a symbolic link, with its permission bits, to a new name.
