@@ -17,6 +17,8 @@ mod client;
 #[path = "../tests/support/host.rs"]
 #[allow(dead_code, reason = "a benchmark uses a part")]
 mod host;
+#[path = "../tests/support/port.rs"]
+mod port;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -16,6 +16,8 @@
 #[path = "../tests/support/host.rs"]
 #[allow(dead_code, reason = "a benchmark uses a part")]
 mod host;
+#[path = "../tests/support/port.rs"]
+mod port;
 
 use std::collections::BTreeMap;
 use std::fs;

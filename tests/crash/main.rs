@@ -10,6 +10,8 @@ mod dice;
 #[path = "../support/host.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod host;
+#[path = "../support/port.rs"]
+mod port;
 
 mod damage;
 mod environment_kills;

@@ -7,7 +7,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Daemon, Web, World, branch, message, remote, run, serve_web};
+use crate::host::Daemon;
+use common::{Web, World, branch, message, remote, run, serve_web};
 use refresh_events::event::Events;
 use refresh_git::history::EntryKind;
 use refresh_git::mirror::Mirror;
@@ -237,13 +238,13 @@ fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
 #[test]
 fn git_daemon_is_fetched_from_and_an_unknown_repository_is_reported() {
     let world = World::new();
-    let daemon = Daemon::serve(world.directory.path(), "upstream");
+    let daemon = Daemon::serve(world.directory.path());
+    let url = |name: &str| format!("git://127.0.0.1:{}/{name}", daemon.port);
     assert_eq!(
-        mirror(&world, &remote(&daemon.url)).ensure(&run("r1"), &branch("main")).unwrap(),
+        mirror(&world, &remote(&url("upstream"))).ensure(&run("r1"), &branch("main")).unwrap(),
         world.tip()
     );
-    let failure =
-        mirror(&world, &remote(&format!("{}-not", daemon.url))).remote_tip(&branch("main")).unwrap_err();
+    let failure = mirror(&world, &remote(&url("upstream-not"))).remote_tip(&branch("main")).unwrap_err();
     assert!(message(&failure).contains("no repository"), "{}", message(&failure));
 }
 

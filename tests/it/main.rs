@@ -16,6 +16,8 @@ mod host;
 #[path = "../support/index.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod index;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/python.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod python;

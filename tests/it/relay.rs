@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests create the input of the program")]
 
 use crate::host;
+use crate::service::until;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::time::{Duration, Instant};
 
 use host::Host;
 use refresh_installation::status_file;
@@ -17,19 +17,6 @@ use refresh_settings::names::RunId;
 use refresh_system::clock;
 use refresh_system::disk;
 use serde_json::{Value, json};
-
-/// Waits until a condition becomes true.
-#[track_caller]
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < limit, "waited in vain");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 fn status(host: &Host) -> Value {
     serde_json::from_slice(&fs::read(host.layout.status_file()).unwrap()).unwrap()
@@ -51,7 +38,7 @@ fn held() -> (Host, std::path::PathBuf) {
 /// Waits until a run is in step 4. Returns its ID.
 #[track_caller]
 fn in_step_4(host: &Host) -> String {
-    until(|| {
+    until("step 4", || {
         let run = status(host)["current"]["run"].as_str()?.to_owned();
         let journal = fs::read_to_string(host.layout.runs().join(&run).join("journal.jsonl")).ok()?;
         journal.contains("\"phase\":\"prepare\"").then_some(run)

@@ -42,7 +42,7 @@ impl World {
         for path in [layout.app(), layout.etc(), layout.state()] {
             fs::create_dir_all(path).unwrap();
         }
-        let port = service::free_port();
+        let port = crate::port::free();
         fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
         fs::write(layout.app().join("service.py"), &script.text).unwrap();
         Self { _directory: directory, layout, stop_timeout: script.stop_timeout, port }

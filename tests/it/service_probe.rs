@@ -6,7 +6,7 @@
     reason = "tests create installations and start programs"
 )]
 
-use crate::{host, service};
+use crate::host;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -226,7 +226,7 @@ fn rw_7_1b_no_listener_a_bad_answer_and_tls_are_distinguished_before_anything_is
     // The answer of a TLS server to a request without TLS: an alert.
     let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);
     assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Tls);
-    let free = service::free_port();
+    let free = crate::port::free();
     let silent = ResolvedProbe { url: format!("http://127.0.0.1:{free}/"), ..server.probe() };
     assert_eq!(
         reach(&silent, &units()).unwrap(),
@@ -255,7 +255,7 @@ fn rw_5_5_the_content_of_an_answer_can_be_expected() {
 fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
     // On a busy machine the server may listen before the first request: then another server is tried.
     let is_waited_for = (0..20).any(|_| {
-        let port = service::free_port();
+        let port = crate::port::free();
         let probe = probe_of(format!("http://127.0.0.1:{port}/"), Duration::ZERO);
         assert_eq!(problem(&probe), "connection refused");
         let late = std::thread::spawn(move || {

@@ -5,7 +5,7 @@ use crate::lab;
 
 use std::collections::BTreeSet;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use lab::{Lab, Machine, until};
 
 /// The actions of an application that owns its directories: new directories at its start, preferences in its tree, an
 /// env file that is replaced by a rename.
@@ -102,10 +102,6 @@ fn push(machine: &Machine, version: &str) {
         .expect(0);
 }
 
-fn tool(machine: &Machine, arguments: &str) -> Ran {
-    machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-}
-
 fn version(machine: &Machine) -> Option<String> {
     machine.http("http://127.0.0.1:8000/version").map(|text| text.trim().to_owned())
 }
@@ -139,7 +135,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_as_it_is(&lab);
     let before = inventory(&machine);
-    tool(&machine, INIT).expect(0).prints("wrote /etc/ladylinux-refresh.toml");
+    machine.refresh(INIT).expect(0).prints("wrote /etc/ladylinux-refresh.toml");
     let after = inventory(&machine);
     assert_eq!(difference(&before, &after), Vec::<String>::new(), "init changed what existed");
     let is_own = |line: &&String| {
@@ -151,9 +147,9 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     assert_eq!(foreign, Vec::<String>::new(), "init added something that is not its own");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 
-    let listed = tool(&machine, "init --undo --dry-run").expect(0).prints("no changes were made").out;
+    let listed = machine.refresh("init --undo --dry-run").expect(0).prints("no changes were made").out;
     assert_eq!(inventory(&machine), after, "a dry run changed something");
-    tool(&machine, "init --undo").expect(0).prints("everything that this program added is removed");
+    machine.refresh("init --undo").expect(0).prints("everything that this program added is removed");
     for path in ["/opt/ladylinux-refresh", "/var/lib/ladylinux-refresh", "/etc/ladylinux-refresh.toml"] {
         assert!(listed.contains(&format!("would remove {path}\n")), "{listed}");
     }
@@ -179,13 +175,15 @@ fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_servic
     let machine = machine_as_it_is(&lab);
     // Settings that the service user can write or replace do not count, and are named.
     machine.exec_as("ladylinux", "echo 'keep = 77' >/etc/ladylinux/refresh.toml").expect(0);
-    tool(&machine, INIT)
+    machine
+        .refresh(INIT)
         .expect(0)
         .prints("/etc/ladylinux/refresh.toml does not count: /etc/ladylinux belongs to uid");
     push(&machine, "two");
-    tool(&machine, "run").expect(0).prints("/etc/ladylinux/refresh.toml does not count");
+    machine.refresh("run").expect(0).prints("/etc/ladylinux/refresh.toml does not count");
     assert_eq!(version(&machine).as_deref(), Some("two"));
-    tool(&machine, "status")
+    machine
+        .refresh("status")
         .expect(0)
         .prints("settings     /etc/ladylinux-refresh.toml")
         .prints("/etc/ladylinux/refresh.toml does not count");
@@ -194,9 +192,9 @@ fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_servic
     machine.exec("test -d /var/lib/ladylinux/qdrant").expect(0);
     machine.exec_as("ladylinux", "echo mine >/opt/ladylinux/app/notes.txt").expect(0);
     push(&machine, "three");
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
 
-    let undone = tool(&machine, "init --undo").expect(0);
+    let undone = machine.refresh("init --undo").expect(0);
     until("the application after the undo", || version(&machine));
     assert_eq!(version(&machine).as_deref(), Some("three"));
     let traces = "find / -xdev -name '*ladylinux-refresh*' -not -path '/proc/*' -not -path '/srv/*' \
@@ -216,8 +214,8 @@ fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_servic
     machine.exec("systemctl restart ladylinux-api").expect(0);
     until("the application after a restart by hand", || version(&machine));
     // Then everything starts again.
-    tool(&machine, INIT).expect(0);
+    machine.refresh(INIT).expect(0);
     push(&machine, "four");
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     assert_eq!(version(&machine).as_deref(), Some("four"));
 }

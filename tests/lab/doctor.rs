@@ -4,7 +4,7 @@
 
 use crate::lab;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran};
+use lab::{LOCAL_INDEX, Lab, Machine};
 use serde_json::Value;
 
 /// A service that needs only Python.
@@ -37,15 +37,10 @@ fn machine(lab: &Lab) -> Machine {
     machine
 }
 
-/// Runs the program as root; packages come from the directory of wheels.
-fn tool(machine: &Machine, arguments: &str) -> Ran {
-    machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-}
-
 /// Returns the report of the doctor.
 #[track_caller]
 fn examine(machine: &Machine) -> Value {
-    let printed = tool(machine, "doctor --json");
+    let printed = machine.refresh("doctor --json");
     let report: Value = serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{}", printed.all()));
     let problems = problems(&report);
     assert_eq!(printed.code, Some(if problems.is_empty() { 0 } else { 5 }), "{report:#}");
@@ -97,11 +92,12 @@ fn before_init_the_doctor_names_missing_parts_and_after_init_it_finds_nothing() 
     for problem in findings(&report, "problem") {
         assert_eq!(problem["repair"], "ladylinux-refresh init --repo URL");
     }
-    tool(&machine, "doctor")
+    machine
+        .refresh("doctor")
         .expect(5)
         .prints("no installation found")
         .prints("try      ladylinux-refresh init --repo URL");
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
     machine.exec("systemctl is-active ladylinux-api").prints("inactive");
@@ -129,7 +125,7 @@ fn before_init_the_doctor_names_missing_parts_and_after_init_it_finds_nothing() 
 fn rw_7_1a_faults_of_the_unit_are_found_on_a_machine_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
 
@@ -183,9 +179,9 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
             "cd /srv/work && chmod +x pre.sh && git add -A && {commit} && git push --quiet origin main"
         ))
         .expect(0);
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     let pid = || machine.exec("systemctl show -P MainPID ladylinux-api").expect(0).out.clone();
     let before = pid();
     for text in [
@@ -194,14 +190,15 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
         "[Service]\nPermissionsStartOnly=yes\nExecStartPre=/opt/ladylinux/app/pre.sh\n",
     ] {
         change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", text);
-        tool(&machine, "run")
+        machine
+            .refresh("run")
             .expect(3)
             .prints("ladylinux-api.service runs /opt/ladylinux/app/pre.sh as root")
             .prints("systemctl edit --full ladylinux-api.service");
         assert_eq!(pid(), before, "the service was touched");
     }
     change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", "[Service]\nUser=root\n");
-    tool(&machine, "run").expect(3).prints("runs /opt/ladylinux/venv/bin/python as root");
+    machine.refresh("run").expect(3).prints("runs /opt/ladylinux/venv/bin/python as root");
     machine.exec("test ! -e /run/pre-as").expect(0);
 
     change(
@@ -215,7 +212,7 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
              /etc/ladylinux/refresh.toml",
         )
         .expect(0);
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     assert_eq!(machine.read("/run/pre-as").as_deref(), Some("0\n"));
 }
 
@@ -223,7 +220,7 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
 fn the_doctor_reports_defaults_in_variables_as_systemd_reads_them() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     let text = "[Service]\nExecStart=\nExecStart=/opt/ladylinux/venv/bin/python -c 'import sys, time; \
                 print(sys.argv[1:], flush=True); time.sleep(60)' --port ${PORT:-8000}\n";
@@ -243,7 +240,7 @@ fn the_doctor_reports_defaults_in_variables_as_systemd_reads_them() {
 fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
     let rule = "/etc/sudoers.d/ladylinux";
@@ -287,9 +284,9 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
 fn damage_to_a_running_host_is_found_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
-    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     only(&machine, &[]);
 
     // Another program took the port while the service was stopped.
@@ -318,7 +315,7 @@ fn damage_to_a_running_host_is_found_and_repaired() {
     only(&machine, &[]);
     // The fence stands after a failed refresh.
     machine.exec("cat >>/etc/ladylinux/refresh.toml <<E\n[[hook]]\nname = 'm'\nkind = 'migration'\ncommand = ['false']\nE").expect(0);
-    tool(&machine, "run").expect(1);
+    machine.refresh("run").expect(1);
     assert!(only(&machine, &["fence"])["what"].as_str().unwrap().contains("hook m failed"));
     machine.exec("systemctl start ladylinux-api").expect(1);
     machine.exec("sed -i '/^.*hook/,$d' /etc/ladylinux/refresh.toml").expect(0);

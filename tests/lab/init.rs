@@ -2,7 +2,7 @@
 
 use crate::lab;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran};
+use lab::{Lab, Machine};
 
 /// A service that needs only Python.
 const SERVER: &str =
@@ -38,11 +38,6 @@ fn push(machine: &Machine) {
         .expect(0);
 }
 
-/// Runs the program as root; packages come from the directory of wheels.
-fn tool(machine: &Machine, arguments: &str) -> Ran {
-    machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-}
-
 /// All properties of the machine's files that a write would change, except for the tool's own stores.
 fn listing(machine: &Machine) -> String {
     let own = "-path /var/lib/ladylinux-refresh/runs -o -path /var/lib/ladylinux-refresh/scratch";
@@ -66,7 +61,8 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[]);
     let before = listing(&machine);
-    let dry = tool(&machine, &format!("{INIT} --dry-run"))
+    let dry = machine
+        .refresh(&format!("{INIT} --dry-run"))
         .expect(0)
         .prints("would create the system user and group ladylinux")
         .prints("would create the system users ladylinux-refresh, ladylinux-staging")
@@ -77,7 +73,7 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     assert_eq!(listing(&machine), before, "a dry run changed something");
     machine.exec("id ladylinux").expect(1);
 
-    let init = tool(&machine, INIT).expect(0).prints("ready; refresh it with: ladylinux-refresh run");
+    let init = machine.refresh(INIT).expect(0).prints("ready; refresh it with: ladylinux-refresh run");
     for printed in [dry, init] {
         assert!(
             !printed.all().contains("left to people"),
@@ -133,11 +129,11 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
 
     let before = listing(&machine);
     for command in [INIT, "init", "init --dry-run"] {
-        let ran = tool(&machine, command).expect(0).prints("as it is");
+        let ran = machine.refresh(command).expect(0).prints("as it is");
         assert!(!ran.out.contains("would "), "{}", ran.out);
         assert_eq!(listing(&machine), before, "{command} changed something the second time");
     }
-    tool(&machine, "init --dry-run").prints("no changes are needed");
+    machine.refresh("init --dry-run").prints("no changes are needed");
 
     // Missing files are created again; a unit that people masked stays masked.
     let request = "ladylinux-refresh-request.path";
@@ -147,7 +143,8 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     machine
         .exec(&format!("systemctl disable --quiet --now {request}; systemctl mask --quiet {request}"))
         .expect(0);
-    tool(&machine, "init")
+    machine
+        .refresh("init")
         .expect(0)
         .prints("50-ladylinux-refresh.conf")
         .prints(&format!("left {request} masked"));
@@ -160,7 +157,7 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
     let Some(lab) = Lab::open() else { return };
     let machine =
         machine(&lab, &[("deploy/ladylinux-api.service", &UNIT.replace("User=ladylinux", "User=root"))]);
-    tool(&machine, INIT).expect(0).prints("ladylinux-api.service, generated from the settings");
+    machine.refresh(INIT).expect(0).prints("ladylinux-api.service, generated from the settings");
     let installed = "/usr/lib/systemd/system/ladylinux-api.service";
     let text = machine.read(installed).unwrap();
     assert!(
@@ -170,10 +167,11 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
     assert!(!text.contains("KillMode"), "{text}");
     // An installed unit is left unchanged; only for one that init wrote, it prints the text that it would write now.
     machine.exec(&format!("echo '# mine' >>{installed}")).expect(0);
-    tool(&machine, "init").expect(0).prints("is not what init would write now");
+    machine.refresh("init").expect(0).prints("is not what init would write now");
     assert!(machine.read(installed).unwrap().ends_with("# mine\n"));
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-    let printed = tool(&machine, "init")
+    let printed = machine
+        .refresh("init")
         .expect(0)
         .prints("left /etc/systemd/system/ladylinux-api.service as it is")
         .out;
@@ -241,9 +239,10 @@ fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
     let theirs = kept(&machine);
 
     // Without a setting, the URL of a clone does not count.
-    tool(&machine, "init").expect(2).prints("init --repo https://example.org/old.git");
+    machine.refresh("init").expect(2).prints("init --repo https://example.org/old.git");
     for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
-        tool(&machine, &command)
+        machine
+            .refresh(&command)
             .expect(0)
             .prints("left /opt/ladylinux/venv as it is; the first run adopts it")
             .prints("left /etc/systemd/system/ladylinux-api.service as it is")
@@ -271,14 +270,15 @@ fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
     machine
         .exec("setpriv --reuid=ladylinux --regid=ladylinux --clear-groups cat /var/lib/ladylinux/data/n")
         .expect(0);
-    tool(&machine, "init")
+    machine
+        .refresh("init")
         .expect(0)
         .prints("calls sudo or systemd-run in api_layer.py")
         .prints("docs/requests.md");
-    tool(&machine, "run").expect(0).prints("venv is kept as adopted-1");
+    machine.refresh("run").expect(0).prints("venv is kept as adopted-1");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
     machine.exec("readlink /opt/ladylinux/venv").expect(0).prints("environments/");
-    tool(&machine, "rollback").expect(0).prints("adopted-1");
+    machine.refresh("rollback").expect(0).prints("adopted-1");
     machine.exec("readlink /opt/ladylinux/venv").expect(0).prints("environments/adopted-1");
     assert_eq!(machine.read("/opt/ladylinux/models/m.gguf").as_deref(), Some("weights\n"));
     assert!(machine.read("/etc/ladylinux/ladylinux.env").unwrap().contains("TOKEN=secret"));
@@ -294,15 +294,16 @@ fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_w
     // All of it belongs to root, as after a clone with sudo.
     machine.exec("chown -R root:root /opt/ladylinux/app && rm -r /opt/ladylinux/venv").expect(0);
     let give = "chown -h ladylinux: /opt/ladylinux/app";
-    tool(&machine, INIT)
+    machine
+        .refresh(INIT)
         .expect(0)
         .prints("built no environment, because /opt/ladylinux/app belongs to root")
         .prints("/opt/ladylinux/app belongs to root")
         .prints(&format!("do    {give}"));
-    tool(&machine, "run").expect(3).prints(give);
+    machine.refresh("run").expect(3).prints(give);
     machine.exec(give).expect(0);
     assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "root:root:644");
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "ladylinux:ladylinux:644");
 
     // Some of it belongs to root, as after a pull with sudo, and there is a clone inside the clone.
@@ -318,7 +319,7 @@ fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_w
         )
         .expect(0);
     machine.exec("find /opt/ladylinux/app -user root | grep -q .").expect(0);
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     let roots = machine.exec("find /opt/ladylinux/app -user root").out;
     assert_eq!(roots, "");
     machine.exec("cat /opt/ladylinux-refresh/stash/*/LadyLinux/work").expect(0).prints("work");
@@ -357,7 +358,7 @@ fn rw_7_1a_state_that_the_service_user_plants_while_init_contacts_the_remote_is_
         .expect(0);
     machine.write("/var/lib/ladylinux/plant", PLANT);
     machine.write_mode("/usr/local/bin/git", SLOW_GIT, 0o755);
-    tool(&machine, INIT).expect(0);
+    machine.refresh(INIT).expect(0);
     machine.exec("test -e /var/lib/ladylinux/tried && test -L /var/lib/ladylinux/refresh/lock").expect(0);
     for path in ["/var/lib/ladylinux-refresh", "/opt/ladylinux-refresh"] {
         assert_eq!(stat(&machine, path), "root:root:755", "{path}");
@@ -375,14 +376,14 @@ fn rw_7_1a_init_uses_no_state_with_entries_of_others_and_opens_no_lock_through_a
     machine.exec("chown root /etc/ladylinux && touch /root/kept && chmod 644 /root/kept").expect(0);
     let state = "/var/lib/ladylinux-refresh";
     machine.exec(&format!("mkdir -p {state} && ln -s /root/kept {state}/lock")).expect(0);
-    tool(&machine, INIT).expect(3).prints("symbolic link");
+    machine.refresh(INIT).expect(3).prints("symbolic link");
     assert_eq!(stat(&machine, "/root/kept"), "root:root:644", "the lock was opened through a link");
     machine.exec(&format!("rm {state}/lock && touch {state}/lock && chown ladylinux {state}/lock")).expect(0);
-    let refused = tool(&machine, INIT).expect(3).prints(&format!("{state}/lock belongs to uid"));
+    let refused = machine.refresh(INIT).expect(3).prints(&format!("{state}/lock belongs to uid"));
     let hint =
         format!("chown -hR --from=$(id -u ladylinux) root:root {state}/lock && chmod -R go-w {state}/lock");
     let uid = machine.exec("id -u ladylinux").out.trim().to_owned();
     refused.prints(&hint.replace("$(id -u ladylinux)", &uid));
     machine.exec(&hint).expect(0);
-    tool(&machine, INIT).expect(0);
+    machine.refresh(INIT).expect(0);
 }

@@ -7,6 +7,8 @@ mod dice;
 #[path = "../support/lab/mod.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod lab;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/service.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod service;

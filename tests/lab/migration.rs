@@ -5,7 +5,7 @@ use crate::lab;
 
 use std::path::Path;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use lab::{Lab, Machine, until};
 
 const OLD: &str = "/var/lib/ladylinux/refresh";
 const NEW: &str = "/var/lib/ladylinux-refresh";
@@ -33,10 +33,6 @@ fn push(machine: &Machine, version: &str) {
         .expect(0);
 }
 
-fn tool(machine: &Machine, arguments: &str) -> Ran {
-    machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-}
-
 fn version(machine: &Machine) -> Option<String> {
     machine.http("http://127.0.0.1:8000/version").map(|text| text.trim().to_owned())
 }
@@ -46,12 +42,13 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_of_0_1(&lab);
     assert_eq!(version(&machine).as_deref(), Some("two"));
-    tool(&machine, "status").expect(3).prints("of version 0.1").prints("ladylinux-refresh init");
-    tool(&machine, "init --dry-run").expect(0).prints("would move the state of version 0.1");
+    machine.refresh("status").expect(3).prints("of version 0.1").prints("ladylinux-refresh init");
+    machine.refresh("init --dry-run").expect(0).prints("would move the state of version 0.1");
     assert!(machine.path(OLD).join("runs").is_dir(), "a dry run moved something");
 
     push(&machine, "three");
-    tool(&machine, "run")
+    machine
+        .refresh("run")
         .expect(0)
         .prints(
             "moved the state of version 0.1 from /var/lib/ladylinux/refresh to /var/lib/ladylinux-refresh",
@@ -73,13 +70,13 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     machine.exec("systemctl cat ladylinux-refresh-request.path").prints("/run/ladylinux-refresh/request");
     machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
     machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0);
-    assert!(!tool(&machine, "run").expect(0).all().contains("version 0.1"), "it was migrated twice");
+    assert!(!machine.refresh("run").expect(0).all().contains("version 0.1"), "it was migrated twice");
 
     // A rollback to a version that 0.1 deployed is possible, and its history exists.
-    tool(&machine, "history").expect(0);
-    tool(&machine, "rollback").expect(0);
+    machine.refresh("history").expect(0);
+    machine.refresh("rollback").expect(0);
     assert_eq!(version(&machine).as_deref(), Some("two"));
-    tool(&machine, "doctor").expect(0);
+    machine.refresh("doctor").expect(0);
 }
 
 #[test]
@@ -102,9 +99,9 @@ fn rw_7_1a_a_fenced_machine_of_0_1_stays_fenced_if_its_migration_is_killed_at_an
         assert!(kills < 100, "{}", killed.all());
     }
     assert!(kills > 6, "only {kills} instants were tried");
-    tool(&machine, "init").expect(0);
+    machine.refresh("init").expect(0);
     machine.exec(&format!("test ! -e {OLD} && test -e {NEW}/fence")).expect(0);
     assert_ne!(machine.exec("systemctl start ladylinux-api").code, Some(0));
-    tool(&machine, "run").expect(0);
+    machine.refresh("run").expect(0);
     assert_eq!(version(&machine).as_deref(), Some("two"));
 }

@@ -2,16 +2,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests create the input of the program")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
-#[path = "port.rs"]
-#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
-mod ports;
-
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use refresh_events::event::Events;
@@ -188,46 +184,6 @@ pub fn foreign(directory: &Path, owner: Owner) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// A `git daemon` on loopback, which ends when the value is dropped.
-pub struct Daemon {
-    child: Child,
-    pub url: String,
-}
-
-impl Daemon {
-    pub fn serve(base: &Path, name: &str) -> Self {
-        // The port is free now; git daemon cannot pick one itself.
-        let port = ports::free();
-        // The program itself: `git daemon` would be a process in between, and leave it running when it is ended.
-        let programs = git_command(base, Owner::own()).arg("--exec-path").output().unwrap().stdout;
-        let program = Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon");
-        let mut child = Command::new(program)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("GIT_CONFIG_COUNT", "1")
-            .env("GIT_CONFIG_KEY_0", "safe.directory")
-            .env("GIT_CONFIG_VALUE_0", "*")
-            .args(["--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
-            .arg(format!("--port={port}"))
-            .arg(format!("--base-path={}", base.display()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("Ready to rumble")));
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url: format!("git://127.0.0.1:{port}/{name}") }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The behavior of the small web server.

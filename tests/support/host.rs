@@ -7,14 +7,14 @@
 #![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue is a failed test")]
 
+#[path = "person.rs"]
+mod person;
 #[path = "pool.rs"]
 pub mod pool;
 #[path = "ran.rs"]
 mod ran;
+pub use person::git;
 pub use ran::Ran;
-#[path = "port.rs"]
-#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
-mod ports;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -71,7 +71,8 @@ pub struct Host {
     directory: tempfile::TempDir,
     pub layout: Layout,
     pub port: u16,
-    server: Child,
+    /// The server of the remote, until it is unplugged.
+    server: Option<Daemon>,
     git_port: u16,
 }
 
@@ -110,8 +111,9 @@ impl Host {
             [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()],
         );
         git(&work, ["symbolic-ref", "HEAD", "refs/heads/main"]);
-        let (server, git_port) = serve(&directory.path().join("srv"));
-        let host = Self { directory, layout, port: free_port(), server, git_port };
+        let server = Daemon::serve(&directory.path().join("srv"));
+        let (port, git_port) = (crate::port::free(), server.port);
+        let host = Self { directory, layout, port, server: Some(server), git_port };
         fs::create_dir_all(host.layout.state()).unwrap();
         pool::lend(&host.layout);
         fs::create_dir_all(host.layout.etc()).unwrap();
@@ -256,7 +258,7 @@ impl Host {
 
     /// Stops the remote's server: the remote is unreachable from now on.
     pub fn unplug(&mut self) {
-        end_server(&mut self.server);
+        self.server = None;
     }
 
     /// The past runs.
@@ -285,69 +287,61 @@ pub fn ran(output: Output) -> Ran {
     Ran::of(output)
 }
 
-/// Runs git for the test itself, without the configuration of the machine.
-#[track_caller]
-pub fn git<A: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = A>) -> String {
-    let output = Command::new("git")
-        .args(arguments)
-        .current_dir(directory)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .envs([("GIT_AUTHOR_NAME", "A"), ("GIT_AUTHOR_EMAIL", "a@localhost")])
-        .envs([("GIT_COMMITTER_NAME", "A"), ("GIT_COMMITTER_EMAIL", "a@localhost")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+/// A `git daemon` on loopback, which ends when the value is dropped.
+pub struct Daemon {
+    child: Child,
+    pub port: u16,
 }
 
-fn serve(directory: &Path) -> (Child, u16) {
-    let daemon = Path::new(&git(directory, ["--exec-path"])).join("git-daemon");
-    for _ in 0..20 {
-        let port = free_port();
+impl Daemon {
+    /// Serves the repositories below a directory.
+    pub fn serve(directory: &Path) -> Self {
         // Started without the `git` in front, which would not end the daemon when it is killed.
-        let mut server = Command::new(&daemon)
-            .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
-            .arg(format!("--port={port}"))
-            .arg(format!("--base-path={}", directory.display()))
-            .arg(directory)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let limit = Instant::now() + Duration::from_secs(60);
-        while server.try_wait().unwrap().is_none() && Instant::now() < limit {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() && server.try_wait().unwrap().is_none() {
-                return (server, port);
+        let program = Path::new(&git(directory, ["--exec-path"])).join("git-daemon");
+        for _ in 0..20 {
+            let port = crate::port::free();
+            let child = Command::new(&program)
+                .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
+                .arg(format!("--port={port}"))
+                .arg(format!("--base-path={}", directory.display()))
+                .arg(directory)
+                .env_clear()
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut daemon = Self { child, port };
+            let limit = Instant::now() + Duration::from_secs(60);
+            while daemon.is_running() && Instant::now() < limit {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() && daemon.is_running() {
+                    return daemon;
+                }
+                std::thread::sleep(Duration::from_millis(2));
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
-        end_server(&mut server);
+        panic!("git daemon cannot be started");
     }
-    panic!("git daemon cannot be started");
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
 }
 
-/// Ends the server with its group: `git daemon` is a wrapper that waits for the real one.
-fn end_server(server: &mut Child) {
-    if server.try_wait().is_ok_and(|ended| ended.is_none())
-        && let Some(group) = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw)
-    {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+impl Drop for Daemon {
+    /// Ends the daemon with its group, which contains its connections.
+    fn drop(&mut self) {
+        if let (true, Ok(group)) = (self.is_running(), i32::try_from(self.child.id()))
+            && let Some(group) = rustix::process::Pid::from_raw(group)
+        {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
     }
-    let _ = server.wait();
-}
-
-pub fn free_port() -> u16 {
-    ports::free()
 }
 
 /// The program under test.

@@ -3,10 +3,6 @@
 //! A test file makes a [`Bench`] for its manager and calls the clauses; no clause depends on the kind of manager.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests create installations")]
 
-#[path = "port.rs"]
-#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
-mod ports;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -144,10 +140,6 @@ pub(crate) fn message(failure: &Failure) -> String {
 
 pub(crate) fn run_id() -> RunId {
     RunId::parse("20260102T030405Z-1").unwrap()
-}
-
-pub(crate) fn free_port() -> u16 {
-    ports::free()
 }
 
 pub(crate) fn python() -> PathBuf {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::host::{Host, free_port, git, ran};
+use crate::host::{Host, git, ran};
 use crate::refresh::help::{WAYS, events, hook, last_run};
 
 /// The report in its three places, which must be equal.
@@ -151,7 +151,7 @@ fn another_default_branch_is_shown_if_the_followed_one_has_no_new_commits() {
 #[test]
 fn rw_7_1b_after_a_failed_start_or_deployment_the_next_command_can_work() {
     let host = Host::running();
-    let port = free_port();
+    let port = crate::port::free();
     host.configure("", &format!("url = \"http://127.0.0.1:{port}/\"\n"));
     let elsewhere = host.tool(["status"]).expect(0).prints("no process takes connections there").out;
     assert!(elsewhere.ends_with(" doctor\n"), "{elsewhere}");

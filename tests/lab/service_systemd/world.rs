@@ -16,7 +16,7 @@ use refresh_service::systemd::{Systemd, dropin};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 
-use crate::service::{self, Bench, Script};
+use crate::service::{Bench, Script};
 
 /// The variable that is set where this program runs on a machine of the lab.
 pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
@@ -48,7 +48,7 @@ impl World {
         for path in [layout.app(), layout.etc(), layout.state()] {
             fs::create_dir_all(path).unwrap();
         }
-        let port = service::free_port();
+        let port = crate::port::free();
         fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
         fs::write(layout.app().join("service.py"), &script.text).unwrap();
         let name = format!("world-{}.service", NUMBER.fetch_add(1, Ordering::Relaxed));

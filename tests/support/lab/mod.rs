@@ -14,6 +14,8 @@ mod disk;
 mod files;
 mod machine;
 mod network;
+#[path = "../person.rs"]
+mod person;
 #[path = "../ran.rs"]
 mod ran;
 mod server;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::person::git;
 use super::{Machine, Network, Ran, must, until};
 
 /// Its name for the other machines.
@@ -221,23 +222,4 @@ impl Server {
             systemctl start source ssh";
         machine.exec(line).expect(0);
     }
-}
-
-/// Runs git for the test itself, without the configuration of this host.
-#[track_caller]
-fn git<const N: usize>(directory: &Path, arguments: [&str; N]) -> String {
-    let output = Command::new("git")
-        .args(arguments)
-        .current_dir(directory)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .envs([("GIT_AUTHOR_NAME", "A"), ("GIT_AUTHOR_EMAIL", "a@localhost")])
-        .envs([("GIT_COMMITTER_NAME", "A"), ("GIT_COMMITTER_EMAIL", "a@localhost")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
