@@ -278,6 +278,7 @@ fn start_users(host: &Host) {
         let scope = format!("systemd-run --quiet --scope --slice=user-0.slice --unit={session}");
         machine.exec(&format!("{scope} sh -c {}", quoted(&begin))).expect(0);
     }
+    machine.write("/etc/cron.d/lady", "@daily ladylinux /opt/ladylinux/venv/bin/python -V\n");
     host.unit("job.service", &format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\n{JOB}\n"));
     host.unit("job.timer", "[Timer]\nOnCalendar=*:*:*\nAccuracySec=10ms\n");
     machine.exec("systemctl start job.timer").expect(0);
@@ -316,7 +317,10 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
         doctor = doctor.prints(&format!("{unit} runs the application (")).prints(evidence);
         run_names.push(format!("{unit} still runs the old version ("));
     }
-    doctor.prints("session-7.scope has started a program of the application (");
+    doctor
+        .prints("session-7.scope has started a program of the application (")
+        .prints("/etc/cron.d/lady starts a program of the application (/opt/ladylinux/venv/bin/python)")
+        .prints("begin its command with: test -e /var/lib/ladylinux-refresh/fence ||");
     run_names.push("a program that session-7.scope has started still runs the old version (".to_owned());
     // Longer than the interval of the timer.
     let slow = "[[hook]]\nname = \"slow\"\nkind = \"check\"\ncommand = [\"sleep\", \"3\"]\n";

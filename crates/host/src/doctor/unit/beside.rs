@@ -1,11 +1,16 @@
 //! The other units of the application: those that stop with the service have the fence, and none continues with an old
 //! version unnoticed.
 
+use std::path::{Path, PathBuf};
+
 use crate::doctor::{DoctorFinding, Examined, Findings, refused};
 use refresh_installation::installation::Installation;
 use refresh_programs::process::identity::{is_launcher, is_session};
 use refresh_run::plan::{preflight, reach};
 use refresh_service::systemd::Systemd;
+use refresh_settings::layout::Layout;
+use refresh_system::disk;
+use refresh_system::text::{harmless_line, quoted_path};
 
 /// Checks that every unit that runs the application is tied to the service, or is known not to be.
 pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findings {
@@ -42,7 +47,39 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
             ),
         )
     });
-    Ok(found.chain(triggers).collect())
+    Ok(found.chain(triggers).chain(cron_jobs(&on.layout)).collect())
+}
+
+/// The largest number of bytes of a file of cron that is read.
+const CRON_FILE: u64 = 64 << 10;
+
+/// Finds the jobs of cron in files of root that name a path of the application. The crontab of another user is not read: that
+/// user controls it, and a running job of it is found by its processes.
+fn cron_jobs(layout: &Layout) -> Vec<DoctorFinding> {
+    let root = layout.root();
+    let entries = std::fs::read_dir(root.join("etc/cron.d")).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    files.extend([root.join("etc/crontab"), root.join("var/spool/cron/crontabs/root")]);
+    let places = layout.of_application();
+    let job = |file: PathBuf| {
+        let text = disk::read_if_roots(&file, CRON_FILE).ok()??;
+        let named = named_path(&String::from_utf8_lossy(&text), &places)?;
+        Some(DoctorFinding::note(
+            format!("{} starts a program of the application ({named})", file.display()),
+            "cron does so also during a refresh, while the files of the application change",
+            format!("begin its command with: test -e {} ||", quoted_path(&layout.fence())),
+        ))
+    };
+    files.into_iter().filter_map(job).collect()
+}
+
+/// Returns the first path in `places` that a line names which is no comment and does not test for the fence.
+fn named_path(text: &str, places: &[PathBuf]) -> Option<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.contains("/fence"));
+    let words = lines.flat_map(|line| line.split(|c: char| c.is_whitespace() || "\"';&|()<>=".contains(c)));
+    let mut words = words.map(harmless_line);
+    words.find(|word| places.iter().any(|place| Path::new(word).starts_with(place)))
 }
 
 /// Checks that the units of `service.also` can be stopped, started and fenced like the service.
@@ -74,5 +111,25 @@ pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Find
             })
             .collect()),
         Err(failure) => refused(Err(failure), why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_cron_is_found_by_its_paths_unless_it_tests_for_the_fence() {
+        let places = ["/opt/ladylinux/app", "/opt/ladylinux/venv"].map(PathBuf::from);
+        for (line, found) in [
+            ("* * * * * u /opt/ladylinux/venv/bin/python x", Some("/opt/ladylinux/venv/bin/python")),
+            ("@daily u cd /opt/ladylinux/app && ./backup", Some("/opt/ladylinux/app")),
+            ("@daily u sh -c 'cd /opt/ladylinux/app;./backup'", Some("/opt/ladylinux/app")),
+            ("# * * * * * u /opt/ladylinux/venv/bin/python x", None),
+            ("* * * * * u test -e /var/lib/x/fence || /opt/ladylinux/venv/bin/python x", None),
+            ("* * * * * u /opt/ladylinux/application", None),
+        ] {
+            assert_eq!(named_path(line, &places).as_deref(), found, "{line}");
+        }
     }
 }
