@@ -78,14 +78,9 @@ class Demo:
 
     def git(self, directory, *arguments, **variables):
         """Runs git without the user's configuration and returns its output."""
-        environment = os.environ | {
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": "/dev/null",
-            "GIT_TERMINAL_PROMPT": "0",
-        }
-        run = subprocess.run(
-            ["git", *arguments], cwd=directory, env=environment | variables, capture_output=True, text=True
-        )
+        own = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0"}
+        environment = os.environ | own | variables
+        run = subprocess.run(["git", *arguments], cwd=directory, env=environment, capture_output=True, text=True)
         if run.returncode != 0:
             raise DemoFailed(f"git {arguments[0]} failed: {run.stderr.strip()}")
         return run.stdout.strip()
@@ -122,15 +117,9 @@ class Demo:
         daemon += ["--informative-errors", "--timeout=60", f"--base-path={self.upstream}", str(self.upstream)]
         log = self.directory / "server.log"
         with log.open("ab") as output:
-            server = subprocess.Popen(
-                daemon,
-                cwd=self.directory,
-                env=os.environ | {SERVER_MARK: str(self.directory), "GIT_CONFIG_GLOBAL": "/dev/null"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            variables = os.environ | {SERVER_MARK: str(self.directory), "GIT_CONFIG_GLOBAL": "/dev/null"}
+            server = subprocess.Popen(daemon, cwd=self.directory, env=variables, start_new_session=True, **streams)
         end = time.monotonic() + 10
         while server.poll() is None and time.monotonic() < end:
             if takes_connections(port):
