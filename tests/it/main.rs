@@ -47,6 +47,7 @@ mod environment_build;
 mod environment_contamination;
 mod fastapi;
 mod git_mirror;
+mod git_mirror_files_of_others;
 mod json_errors;
 mod ladylinux_requirements;
 mod models;

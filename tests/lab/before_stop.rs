@@ -469,36 +469,3 @@ fn rw_5_1_rw_7_1a_a_stop_without_a_limit_can_be_cancelled_and_a_start_without_on
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("three"));
 }
-
-/// A WSGI application that answers with its version.
-const WSGI: &str = "import pathlib\n\
-    def app(environ, start_response):\n\
-    \x20   body = pathlib.Path('version.txt').read_bytes()\n\
-    \x20   start_response('200 OK', [('Content-Length', str(len(body)))])\n\
-    \x20   return [body]\n";
-
-#[test]
-fn rw_5_5_gunicorn_that_renames_its_processes_is_recognized_as_the_new_service() {
-    let Some(lab) = Lab::open() else { return };
-    let machine = Machine::copy_of(&lab, "gunicorn", |machine| {
-        let unit = UNIT
-            .replace("bin/python server.py", "bin/gunicorn --bind 127.0.0.1:8000 --workers 2 server:app")
-            .replace("Type=simple", "Type=notify");
-        let requirements = "gunicorn==23.0.0\nsetproctitle==1.3.7\n";
-        machine.prepare_small_host(&[("server.py", WSGI), ("requirements.txt", requirements)], &unit);
-        configure(machine, "http://127.0.0.1:8000/", "");
-        machine.refresh("init").expect(0);
-        machine.refresh("run").expect(0).prints("Refreshed");
-    });
-    until("the service", || machine.version());
-    machine.exec("pgrep --full '^gunicorn: master'").expect(0);
-    let pid = machine.exec("systemctl show --value --property MainPID ladylinux-api").expect(0).out;
-    let variables = machine.exec(&format!("tr '\\0' '\\n' </proc/{}/environ", pid.trim())).out;
-    assert!(!variables.contains("LADYLINUX"), "setproctitle has overwritten them: {variables}");
-    machine.push_version("two");
-    machine.refresh("run").expect(0).prints("HTTP 200");
-    assert_eq!(machine.version().as_deref(), Some("two"));
-    machine.refresh("run --if-changed").expect(0).prints("Already current");
-    machine.refresh("rollback").expect(0);
-    assert_eq!(machine.version().as_deref(), Some("one"));
-}

@@ -25,6 +25,7 @@ mod before_stop;
 mod doctor;
 mod environment;
 mod failures;
+mod gunicorn;
 mod health_check;
 mod in_the_way;
 mod init;
