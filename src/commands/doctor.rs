@@ -101,7 +101,7 @@ mod tests {
     fn findings_are_grouped_and_skipped_checks_are_listed_once_for_each_reason() {
         let unseen = |check, why: &str| SkippedCheck { check, why: why.into() };
         let report = DoctorReport {
-            schema: 1,
+            schema: 2,
             checks: 7,
             findings: vec![
                 finding("origin", Subject::WorkTree, Severity::Problem, "first\n  line\u{1b}[2J"),

@@ -53,7 +53,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
         EnvironmentsCommand::List { json } => {
             let environments = on.environments().overview().map_err(context)?;
             let list = List {
-                schema: 1,
+                schema: 2,
                 environments: environments.into_iter().map(|listed| line(&on, listed)).collect(),
             };
             if *json {

@@ -104,7 +104,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     let probe = on.probe()?;
     let service = on.service_report(Some(probe.url.clone()));
     Ok(Status {
-        schema: 1,
+        schema: 2,
         commit: observed.tree.commit.clone(),
         environment_name: observed.live(),
         environment: on.layout.venv(),

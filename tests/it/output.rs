@@ -33,7 +33,7 @@ fn events(printed: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
     }
     let named = |name: &str| events.iter().filter(|event| event["event"] == name).count();
     let (first, last) = (events.first().unwrap(), events.last().unwrap());
-    assert_eq!((&first["event"], &first["schema"]), (&json!("run_started"), &json!(1)));
+    assert_eq!((&first["event"], &first["schema"]), (&json!("run_started"), &json!(2)));
     assert_eq!(last["event"], "run_finished");
     assert_eq!((named("run_started"), named("run_finished")), (1, 1));
     assert_eq!(last["report"]["run"], first["run"]);
@@ -155,7 +155,7 @@ fn the_schema_has_exactly_the_existing_events() {
     let report = Box::new(report("halted"));
     let events = [
         Event::RunStarted {
-            schema: 1,
+            schema: 2,
             program: "1.0.0".into(),
             run,
             at: "2026-01-02T03:04:05Z".parse().unwrap(),
@@ -217,7 +217,7 @@ fn report(result: &str) -> Report {
     });
     let commit = "0123456789012345678901234567890123456789";
     serde_json::from_value(json!({
-        "schema": 1, "run": "20260102T030405Z-1", "command": "run", "result": result,
+        "schema": 2, "run": "20260102T030405Z-1", "command": "run", "result": result,
         "exit_code": match result { "halted" => 1, "refused" => 3, _ => 0 },
         "changed": stopped, "staged": true,
         "started_at": "2026-01-02T03:04:05Z", "finished_at": "2026-01-02T03:04:07.25Z",

@@ -320,7 +320,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     doctor
         .prints("session-7.scope has started a program of the application (")
         .prints("/etc/cron.d/lady starts a program of the application (/opt/ladylinux/venv/bin/python)")
-        .prints("begin its command with: test -e /var/lib/ladylinux-refresh/fence ||");
+        .prints("begin its command with: test -e /var/lib/ladylinux-refresh/fence && exit 0;");
     run_names.push("a program that session-7.scope has started still runs the old version (".to_owned());
     // Longer than the interval of the timer.
     let slow = "[[hook]]\nname = \"slow\"\nkind = \"check\"\ncommand = [\"sleep\", \"3\"]\n";

@@ -12,7 +12,7 @@ use crate::run_report::{Phase, Report};
 use refresh_settings::names::RunId;
 
 /// The version of the event stream; the first record carries it.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]

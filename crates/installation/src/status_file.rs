@@ -22,7 +22,13 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::{clock, disk};
 
 /// The version of the file's format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// Returns whether this version reads a file of this format. Files of version 0.1 have the format 1, in which some fields
+/// have other names.
+pub fn is_supported(schema: u32) -> bool {
+    (1..=SCHEMA).contains(&schema)
+}
 
 /// The content of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +54,11 @@ pub struct StatusFile {
 const HELD_BACK: usize = 20;
 
 impl StatusFile {
+    /// Returns the content in the current format, in which it is written again.
+    fn current(self) -> Self {
+        Self { schema: SCHEMA, ..self }
+    }
+
     /// Holds a commit back; an earlier reason for the same one is replaced.
     fn hold_back(&mut self, held: HeldBack) {
         self.held_back.retain(|other| other.commit != held.commit);
@@ -142,7 +153,7 @@ pub enum RequestOutcome {
 /// Reads the file. A damaged or foreign one counts as empty: observation decides.
 pub fn read(layout: &Layout) -> StatusFile {
     let read: Option<StatusFile> = disk::read_own_json(&layout.status_file()).ok().flatten();
-    read.filter(|status| status.schema == SCHEMA).unwrap_or_else(StatusFile::empty)
+    read.filter(|status| is_supported(status.schema)).map_or_else(StatusFile::empty, StatusFile::current)
 }
 
 /// Reads the file to change it. A damaged file, or one of another version, is kept beside it; the deployed pair of the
@@ -154,7 +165,7 @@ fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
     let path = layout.status_file();
     let Some(bytes) = disk::read_own(&path)? else { return Ok(StatusFile::empty()) };
     match serde_json::from_slice::<StatusFile>(&bytes) {
-        Ok(status) if status.schema == SCHEMA => return Ok(status),
+        Ok(status) if is_supported(status.schema) => return Ok(status.current()),
         _ => disk::replace_file(&path.with_extension("json.unreadable"), &bytes, 0o644)?,
     }
     let other: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
@@ -329,6 +340,34 @@ mod tests {
         assert_eq!(read(&layout).deployed.map(|pair| pair.run), Some(run));
         let kept = disk::read_if_there(&layout.status_file().with_extension("json.unreadable")).unwrap();
         assert_eq!(kept.as_deref(), Some(newer.as_bytes()));
+    }
+
+    #[test]
+    fn a_status_of_version_0_1_is_read_with_its_former_names_and_written_in_the_current_format() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
+        let deployed = serde_json::json!({
+            "commit": "1".repeat(40), "branch": "main", "generation": "g-1",
+            "refreshed_at": "2026-01-02T03:04:05Z", "run": "r-1",
+        });
+        let old = serde_json::json!({"schema": 1, "deployed": deployed, "last_run": null}).to_string();
+        disk::write_atomic(&layout.status_file(), old.as_bytes(), 0o644).unwrap();
+        set_last_request(&layout, &a_request()).unwrap();
+        let status: serde_json::Value = disk::read_json(&layout.status_file()).unwrap().unwrap();
+        assert_eq!((&status["schema"], &status["deployed"]["environment"]), (&2.into(), &"g-1".into()));
+    }
+
+    #[test]
+    fn the_environment_in_a_report_of_version_0_1_is_read_with_its_former_names() {
+        let old = serde_json::json!({
+            "path": "/opt/ladylinux/venv", "generation": "b-2", "generation_before": "a-1", "interpreter": null,
+            "packages": 1, "built": true, "reason": "",
+            "contaminated": [{"generation": "a-1", "count": 0, "found": []}],
+        });
+        let read: refresh_events::run_report::Environment = serde_json::from_value(old).unwrap();
+        let names = [read.name.as_ref(), read.name_before.as_ref(), Some(&read.contaminated[0].name)];
+        assert_eq!(names.map(|name| name.unwrap().as_str()), ["b-2", "a-1", "a-1"]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) fn verify(layout: &Layout, which: Which) -> Result<Checked, Error> {
     }
     let ok = verified.iter().all(|it| it.contamination.is_none() && it.interpreter.is_none());
     let duration_ms = clock::millis_since(start);
-    let verified = Verified { schema: 1, ok, environments: verified, duration_ms };
+    let verified = Verified { schema: 2, ok, environments: verified, duration_ms };
     Ok(Checked { on, verified })
 }
 

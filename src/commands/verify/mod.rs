@@ -32,7 +32,7 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Success, Erro
         (Some(models), Some(environment)) if args.json => {
             let (ok, models, environment) = (models_ok && environment_ok, models.json(), environment.json());
             print_line(&json::pretty(
-                &json!({"schema": 1, "ok": ok, "models": models, "environment": environment}),
+                &json!({"schema": 2, "ok": ok, "models": models, "environment": environment}),
             ));
         }
         (Some(models), Some(environment)) => {

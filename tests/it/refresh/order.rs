@@ -32,7 +32,7 @@ fn rw_5_0_the_six_steps_come_in_their_order_and_a_failure_cuts_the_rest_off() {
 
         let emitted = events(&host.tool(with(way, &["--format", "json"])).expect(0));
         assert_eq!(emitted[0]["event"], "run_started");
-        assert_eq!(emitted[0]["schema"], 1);
+        assert_eq!(emitted[0]["schema"], 2);
         assert_eq!(emitted.last().unwrap()["event"], "run_finished");
         assert_eq!(parts(&emitted, "phase_started"), [&["preflight"][..], &all].concat());
         assert_eq!(parts(&emitted, "phase_finished"), [&["preflight"][..], &all].concat());

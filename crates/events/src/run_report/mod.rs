@@ -24,15 +24,20 @@ pub use phase::Phase;
 pub use service::{OtherState, OtherUnit, Service, Tie};
 
 /// The version of the report's format.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// The exit code of a run that SIGTERM halted: the machine went down, which is no evidence against the commit.
 const SHUT_DOWN: u8 = 128 + 15;
 
+fn schema() -> u32 {
+    SCHEMA
+}
+
 /// All about one run (RW-5.6).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of the format, [`SCHEMA`].
+    /// The version of the format, [`SCHEMA`]; a report that was read has the current one too.
+    #[serde(skip_deserializing, default = "schema")]
     pub schema: u32,
     /// The run.
     pub run: RunId,

@@ -39,7 +39,7 @@ use refresh_system::error::Outcome;
 use unit_files::Unit;
 
 /// The version of the written form of [`DoctorReport`].
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// The subject of a check; findings are printed in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

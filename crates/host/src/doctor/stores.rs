@@ -6,7 +6,7 @@ use refresh_installation::history;
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover;
 use refresh_installation::status_file;
-use refresh_installation::status_file::{SCHEMA, StatusFile};
+use refresh_installation::status_file::{StatusFile, is_supported};
 use refresh_service::fence;
 use refresh_settings::names::BranchName;
 use refresh_system::disk;
@@ -99,7 +99,7 @@ pub(super) fn status_file(examined: &Examined) -> Findings {
         Err(failure) => return Err(failure),
         Ok(None) => return Ok(Vec::new()),
         Ok(Some(_)) => match read {
-            Ok(Some(status)) if status.schema != SCHEMA => {
+            Ok(Some(status)) if !is_supported(status.schema) => {
                 format!(
                     "{} has the format {}, which this version does not support",
                     path.display(),

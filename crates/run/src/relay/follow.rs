@@ -268,7 +268,7 @@ mod tests {
         spool.set_worker(ProcessId::own()).unwrap();
         let events = [
             Event::RunStarted {
-                schema: 1,
+                schema: 2,
                 program: "1.2.3".into(),
                 run: run.clone(),
                 at: "2026-01-02T03:04:05.6789Z".parse().unwrap(),

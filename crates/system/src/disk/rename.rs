@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, CWD, RenameFlags, renameat, renameat_with, statat};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxFlags, renameat, renameat_with, statat, statx};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -117,7 +117,7 @@ pub fn copy_new(from: &Path, to: &Path) -> Outcome<()> {
     copied.context(context)
 }
 
-/// Returns whether two paths are on the same device.
+/// Returns whether two paths are on the same device and mount, so that a rename can move a file between them.
 ///
 /// # Errors
 /// One of them is missing.
@@ -127,7 +127,14 @@ pub fn same_device(one: &Path, other: &Path) -> Outcome<bool> {
             .map(|found| found.dev())
             .context(|| format!("cannot read {}", path.display()))
     };
-    Ok(device(one)? == device(other)?)
+    Ok(device(one)? == device(other)? && mount_of(one) == mount_of(other))
+}
+
+/// Returns the number of the mount that a path is on; `None` if the kernel does not report it. The kernel refuses a
+/// rename from one bind mount of a file system to another (rename(2), EXDEV).
+fn mount_of(path: &Path) -> Option<u64> {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
 #[cfg(test)]

@@ -62,21 +62,22 @@ fn cron_jobs(layout: &Layout) -> Vec<DoctorFinding> {
     files.sort();
     files.extend([root.join("etc/crontab"), root.join("var/spool/cron/crontabs/root")]);
     let places = layout.of_application();
+    let fence = quoted_path(&layout.fence());
     let job = |file: PathBuf| {
         let text = disk::read_if_roots(&file, CRON_FILE).ok()??;
-        let named = named_path(&String::from_utf8_lossy(&text), &places)?;
+        let named = named_path(&String::from_utf8_lossy(&text), &places, &fence)?;
         Some(DoctorFinding::note(
             format!("{} starts a program of the application ({named})", file.display()),
             "cron does so also during a refresh, while the files of the application change",
-            format!("begin its command with: test -e {} ||", quoted_path(&layout.fence())),
+            format!("begin its command with: test -e {fence} && exit 0;"),
         ))
     };
     files.into_iter().filter_map(job).collect()
 }
 
 /// Returns the first path in `places` that a line names which is no comment and does not test for the fence.
-fn named_path(text: &str, places: &[PathBuf]) -> Option<String> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.contains("/fence"));
+fn named_path(text: &str, places: &[PathBuf], fence: &str) -> Option<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.contains(fence));
     let words = lines.flat_map(|line| line.split(|c: char| c.is_whitespace() || "\"';&|()<>=".contains(c)));
     let mut words = words.map(harmless_line);
     words.find(|word| places.iter().any(|place| Path::new(word).starts_with(place)))
@@ -126,10 +127,14 @@ mod tests {
             ("@daily u cd /opt/ladylinux/app && ./backup", Some("/opt/ladylinux/app")),
             ("@daily u sh -c 'cd /opt/ladylinux/app;./backup'", Some("/opt/ladylinux/app")),
             ("# * * * * * u /opt/ladylinux/venv/bin/python x", None),
-            ("* * * * * u test -e /var/lib/x/fence || /opt/ladylinux/venv/bin/python x", None),
+            ("* * * * * u test -e /var/lib/x/fence && exit 0; /opt/ladylinux/venv/bin/python x", None),
+            (
+                "* * * * * u /opt/ladylinux/venv/bin/python /srv/fence.py",
+                Some("/opt/ladylinux/venv/bin/python"),
+            ),
             ("* * * * * u /opt/ladylinux/application", None),
         ] {
-            assert_eq!(named_path(line, &places).as_deref(), found, "{line}");
+            assert_eq!(named_path(line, &places, "/var/lib/x/fence").as_deref(), found, "{line}");
         }
     }
 }
