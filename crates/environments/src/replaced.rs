@@ -17,8 +17,11 @@ use super::recorded_environments::{Environments, RecordedEnvironment};
 pub struct ReplacedPython {
     /// The interpreter of the build.
     pub built_with: Interpreter,
-    /// The interpreter that the next build would use; `None` if there is none.
+    /// The interpreter that the next build would use; `None` if there is none, or if it cannot be queried.
     pub now: Option<Interpreter>,
+    /// Whether there is none.
+    #[serde(skip)]
+    pub has_none: bool,
     /// Whether the environment can no longer start its interpreter.
     pub is_lost: bool,
 }
@@ -27,11 +30,12 @@ impl ReplacedPython {
     /// Returns the change as a sentence.
     pub fn in_words(&self) -> String {
         let named = |python: &Interpreter| format!("{} ({})", python.version, python.path.display());
-        let now = self.now.as_ref().map_or("no usable Python".to_owned(), named);
-        format!(
-            "the environment was built with Python {}, and this host has {now} now",
-            named(&self.built_with)
-        )
+        let now = match &self.now {
+            Some(now) => format!("and this host has {} now", named(now)),
+            None if self.has_none => "and this host has no usable Python now".to_owned(),
+            None => "which it can no longer start".to_owned(),
+        };
+        format!("the environment was built with Python {}, {now}", named(&self.built_with))
     }
 }
 
@@ -45,9 +49,10 @@ impl Environments<'_> {
         let Some(built) = environment.record.built() else { return Ok(None) };
         let built_with = &built.interpreter;
         let is_own = |path: &Path| path.canonicalize().is_ok_and(|real| real == built_with.path);
-        let is_lost = !is_own(&environment.path.join("bin/python"));
+        let is_lost = environment.lost_interpreter().is_some();
         let wanted = interpreter::program(&self.site.python.interpreter).ok();
-        let is_same = wanted.is_some_and(|program| is_own(&program));
+        let has_none = wanted.is_none();
+        let is_same = is_own(&environment.path.join("bin/python")) && wanted.is_some_and(|it| is_own(&it));
         if !is_lost && is_same && !is_newer(&built_with.path, environment.record.recorded_at) {
             return Ok(None);
         }
@@ -57,7 +62,7 @@ impl Environments<'_> {
             Err(_) => None,
         };
         let is_replaced = is_lost || now.as_ref().is_some_and(|now| now.identity() != built_with.identity());
-        Ok(is_replaced.then(|| ReplacedPython { built_with: built_with.clone(), now, is_lost }))
+        Ok(is_replaced.then(|| ReplacedPython { built_with: built_with.clone(), now, has_none, is_lost }))
     }
 }
 

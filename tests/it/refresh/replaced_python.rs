@@ -64,9 +64,20 @@ fn a_replaced_python_is_reported_in_two_lines_and_an_unchanged_one_in_none() {
     assert_eq!((&found["is_lost"], &found["now"]["path"]), (&json!(false), &json!(two)));
     host.tool(["status"]).expect(0).prints("the environment was built with Python ");
 
+    // The environment starts another Python.
+    link_to(&one, &two);
+    assert_eq!(replaced(&host)["is_lost"], json!(false));
+    assert!(report(&host).contains("a run builds another one; next: "), "{}", report(&host));
+
     fs::remove_file(&one).unwrap();
     assert!(report(&host).contains("the service cannot start again; next: "), "{}", report(&host));
     assert_eq!(replaced(&host)["is_lost"], json!(true));
+    // A Python that cannot be queried may be usable.
+    fs::write(&wrapper, "#!/bin/sh\nexit 1\n").unwrap();
+    link_to(&link, &wrapper);
+    let lines = report(&host);
+    assert!(lines.contains(&format!("({}), which it can no longer start\n", one.display())), "{lines}");
+    link_to(&link, &two);
     fs::remove_file(&two).unwrap();
     assert!(report(&host).contains("this host has no usable Python now"), "{}", report(&host));
     assert_eq!(replaced(&host)["now"], Value::Null);
