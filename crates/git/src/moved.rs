@@ -18,7 +18,8 @@ const REPORT: &str = "warning: redirecting to ";
 const LONGEST: usize = 300;
 
 impl Mirror {
-    /// Returns the URL to which the remote redirected the last fetch; `None` if it did not.
+    /// Returns the URL to which the remote redirected the last fetch; `None` if it did not, or if that is the URL of the
+    /// settings.
     ///
     /// # Errors
     /// The mirror cannot be read.
@@ -28,7 +29,8 @@ impl Mirror {
             None => self.moved_to_here()?,
         };
         // The unit reads data of others, so its answer is checked like theirs.
-        Ok(text.as_deref().and_then(checked))
+        let moved = text.as_deref().and_then(checked);
+        Ok(moved.filter(|moved| self.shown_url().is_none_or(|configured| !is_same(moved, &configured))))
     }
 
     pub(super) fn moved_to_here(&self) -> Outcome<Option<String>> {
@@ -67,9 +69,28 @@ fn checked(text: &str) -> Option<String> {
     matches!(url.transport, Transport::Https | Transport::Http).then_some(url.text)
 }
 
+/// Returns whether two URLs name the same repository. A forge always redirects from a URL without `.git`.
+fn is_same(moved: &str, configured: &str) -> bool {
+    let plain = |url: &str| checked(url).map(|url| url.trim_end_matches(".git").to_owned());
+    plain(configured).is_some_and(|configured| plain(moved) == Some(configured))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_that_differs_only_in_its_ending_or_user_is_the_same() {
+        let moved = "https://h/you/app.git";
+        for same in [moved, "https://h/you/app", "https://h/you/app/", "https://me@h/you/app.git"] {
+            assert!(is_same(moved, same), "{same}");
+        }
+        for other in
+            ["http://h/you/app.git", "https://h/you/app2", "https://x/you/app", "ssh://h/you/app.git"]
+        {
+            assert!(!is_same(moved, other), "{other}");
+        }
+    }
 
     fn parsed(url: &str) -> Option<String> {
         parse(&format!("remote: hello\n{REPORT}{url}\nfatal: later\n"))

@@ -42,6 +42,7 @@ fn a_remote_that_has_moved_is_followed_and_named_with_the_setting_to_write() {
     assert!(notes[0].contains(&format!("url = \"{new}/app.git\"")), "{notes:?}");
 
     follow(&format!("{new}/app.git"));
+    assert_eq!(notes_on_the_remote(&host), Vec::<String>::new(), "the new URL is set");
     host.push(&[("version.txt", "three\n")]);
     host.tool(["run"]).expect(0);
     let warnings = host.report()["warnings"].to_string();
