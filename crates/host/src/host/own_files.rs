@@ -109,7 +109,7 @@ pub(crate) fn has_apt(layout: &Layout) -> bool {
 fn apt_hook(program: &str) -> String {
     format!(
         "// Written by ladylinux-refresh; changes are overwritten.\n\
-         DPkg::Post-Invoke {{ \"if test -x {program}; then timeout 20 {program} status --if-python-changed \
+         DPkg::Post-Invoke {{ \"if test -x {program}; then timeout -k 5 20 {program} status --if-python-changed \
          </dev/null 2>/dev/null || true; fi\"; }};\n"
     )
 }
