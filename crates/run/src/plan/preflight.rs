@@ -385,13 +385,20 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     Err(failure.hints().into_iter().fold(first, Failure::hint))
 }
 
-/// Returns the port on which the running service listens, if it has one.
+/// Returns the port on which the running service listens, if it has exactly one.
 fn listens_elsewhere(on: &Installation, is_down: bool) -> Option<u16> {
     let processes = on.service.processes().ok().filter(|_| !is_down)?;
-    port::addresses_of(&processes).ok()?.into_iter().find_map(|address| match address {
+    only_port(&port::addresses_of(&processes).ok()?)
+}
+
+/// Returns the port of all TCP addresses; `None` if they have several, for instance one for metrics.
+fn only_port(addresses: &[Address]) -> Option<u16> {
+    let mut ports = addresses.iter().filter_map(|address| match address {
         Address::Tcp(address) => Some(address.port()),
         Address::Unix(_) => None,
-    })
+    });
+    let first = ports.next()?;
+    ports.all(|port| port == first).then_some(first)
 }
 
 #[cfg(test)]
@@ -406,6 +413,15 @@ mod tests {
         let failure = no_socket_beside_units(address, true, file).unwrap_err();
         assert!(failure.summary().ends_with("its sockets are socket units"), "{failure}");
         assert_eq!(failure.hint_texts().last().unwrap(), "ladylinux-refresh init --socket");
+    }
+
+    #[test]
+    fn the_port_of_a_service_is_named_only_if_it_has_exactly_one() {
+        let tcp = |text: &str| Address::Tcp(text.parse().unwrap());
+        let unix = Address::Unix("/run/x".to_owned());
+        assert_eq!(only_port(&[tcp("0.0.0.0:8000"), tcp("[::]:8000"), unix.clone()]), Some(8000));
+        assert_eq!(only_port(&[tcp("127.0.0.1:7000"), tcp("0.0.0.0:8000")]), None);
+        assert_eq!(only_port(&[unix]), None);
     }
 
     #[test]
