@@ -8,6 +8,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod fetch_failure;
+pub mod first_line;
 mod guard;
 mod heads;
 pub mod history;

@@ -58,6 +58,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::IsComplete { commit } => json(&mirror.is_complete(&commit)?),
         Call::Files { commit } => json(&*mirror.files(&commit)?),
         Call::Read { commit, path } => json(&mirror.read(&commit, path.as_path())?),
+        Call::FirstLine { commit, path } => json(&mirror.first_line_here(&commit, path.as_path())?),
         Call::Mentions { commit, text } => {
             let paths = mirror.files_with(&commit, &text)?.into_iter().map(TreePath::from);
             json(&paths.collect::<Vec<_>>())

@@ -45,6 +45,7 @@ pub(super) enum Call {
     IsComplete { commit: CommitId },
     Files { commit: CommitId },
     Read { commit: CommitId, path: TreePath },
+    FirstLine { commit: CommitId, path: TreePath },
     Mentions { commit: CommitId, text: String },
     Changes { from: CommitId, to: CommitId },
     CommitLine { commit: CommitId },

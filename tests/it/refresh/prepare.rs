@@ -172,13 +172,17 @@ fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
     refused("/usr/bin/no-such-program", "does not exist");
     for (text, says) in [
         ("#!/bin/sh\r\n", "has Windows line endings"),
+        ("#!./script.sh\n", "which leads back to itself"),
+        ("#!./other.sh\n", "needs the interpreter \"./script.sh\", which leads back to itself"),
         ("#!/usr/bin/nothing\n", "needs the interpreter \"/usr/bin/nothing\", which does not exist"),
         ("#!/usr/bin/env python4\n", "\"python4\", which is neither in the environment nor in the PATH"),
         ("#!venv/bin/python\n", "\"venv/bin/python\", which is not in the commit"),
     ] {
-        let script = host.work().join("script.sh");
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, text) in [("script.sh", text), ("other.sh", "#!./script.sh\n")] {
+            let script = host.work().join(name);
+            fs::write(&script, text).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         refused("./script.sh", says);
     }
     // The interpreter may be that of the environment.

@@ -1,14 +1,22 @@
 //! The programs of hooks: found before the stop, for all hooks, including those that run only in step 4. Reads only.
+//!
+//! The repository controls the names. This process reads only below the directories of programs, the environment and
+//! `app/`, and follows no link that the application or the repository can make there: another path may be a network
+//! mount that hangs.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use refresh_environments::RecordedEnvironment;
-use refresh_git::history::EntryKind;
+use refresh_git::first_line::FirstLine;
+use refresh_git::history::{EntryKind, TreeEntry};
 use refresh_installation::installation::{Installation, Release};
 use refresh_settings::Hook;
 use refresh_system::environment::SEARCH_PATH;
 use refresh_system::error::{Failure, Outcome};
+
+/// How many scripts of the commit that interpret each other are read: the kernel allows hardly more. Source: execve(2).
+const MOST_SCRIPTS: usize = 4;
 
 /// Refuses a hook whose program is missing or cannot be executed.
 ///
@@ -17,7 +25,8 @@ use refresh_system::error::{Failure, Outcome};
 pub(super) fn check(on: &Installation, release: &Release, environment: &RecordedEnvironment) -> Outcome<()> {
     for (number, hook) in release.settings.hooks.iter().enumerate() {
         let Some(program) = hook.command.first() else { continue };
-        if let Some(why) = obstacle(on, release, environment, program, number > 0)? {
+        let mut search = Search { on, release, environment, is_later: number > 0, scripts: Vec::new() };
+        if let Some(why) = search.obstacle(program)? {
             return Err(cannot_start(hook, program, &why));
         }
     }
@@ -29,104 +38,94 @@ fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
         .hint("correct its command in refresh.toml, or add the program")
 }
 
-/// Returns why a program cannot start; `None` if it may start. Files that an earlier hook may write are not checked.
-fn obstacle(
-    on: &Installation,
-    release: &Release,
-    environment: &RecordedEnvironment,
-    program: &str,
+/// The search for the program of one hook.
+struct Search<'a> {
+    on: &'a Installation,
+    release: &'a Release,
+    environment: &'a RecordedEnvironment,
+    /// Whether an earlier hook may write files; those are not checked.
     is_later: bool,
-) -> Outcome<Option<String>> {
-    if !program.contains('/') {
-        let search = SEARCH_PATH.split(':').map(PathBuf::from);
-        let found = search.chain([environment.path.join("bin")]).any(|it| is_executable(&it.join(program)));
-        return Ok((!found).then(|| "is neither in the environment nor in the PATH of hooks".to_owned()));
-    }
-    let path = Path::new(program);
-    if let Ok(within) = path.strip_prefix(on.layout.venv()) {
-        let exists = environment.path.join(within).symlink_metadata().is_ok();
-        return Ok((!exists).then(|| "is not in the environment".to_owned()));
-    }
-    let within = path.strip_prefix(on.layout.app()).unwrap_or(path);
-    if within.is_absolute() {
-        return Ok((!is_executable(within)).then(|| "does not exist or is not executable".to_owned()));
-    }
-    let within = without_dots(within);
-    let files = on.mirror.files(&release.commit)?;
-    Ok(match files.iter().find(|entry| entry.path == within).map(|entry| entry.kind) {
-        Some(EntryKind::Regular) => Some("is not executable: git update-index --chmod=+x".to_owned()),
-        Some(EntryKind::Executable) => {
-            return interpreter_obstacle(on, release, environment, &within, is_later);
+    /// The scripts of the commit that were read, each interpreted by the next one.
+    scripts: Vec<PathBuf>,
+}
+
+impl Search<'_> {
+    /// Returns why a program cannot start; `None` if it may start.
+    fn obstacle(&mut self, program: &str) -> Outcome<Option<String>> {
+        if !program.contains('/') {
+            let search = SEARCH_PATH.split(':').map(PathBuf::from);
+            let mut places = search.chain([self.environment.path.join("bin")]);
+            let found = places.any(|place| is_executable(&place.join(program)));
+            return Ok((!found).then(|| "is neither in the environment nor in the PATH of hooks".to_owned()));
         }
-        Some(_) => None,
-        // The path is behind a link of the commit.
-        None if files.iter().any(|entry| within.starts_with(&entry.path)) => None,
-        None if is_later || on.layout.app().join(&within).symlink_metadata().is_ok() => None,
-        None => Some("is not in the commit".to_owned()),
-    })
-}
-
-/// Returns why the interpreter in the first line of a script cannot start.
-fn interpreter_obstacle(
-    on: &Installation,
-    release: &Release,
-    environment: &RecordedEnvironment,
-    script: &Path,
-    is_later: bool,
-) -> Outcome<Option<String>> {
-    let content = on.mirror.read(&release.commit, script)?.unwrap_or_default();
-    let interpreter = match first_line(&content) {
-        FirstLine::Usable => return Ok(None),
-        FirstLine::Windows => {
-            return Ok(Some("has Windows line endings: add `*.sh text eol=lf` to .gitattributes".to_owned()));
+        let path = Path::new(program);
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Ok(None);
         }
-        FirstLine::Names(interpreter) => interpreter,
-    };
-    if script == without_dots(Path::new(&interpreter)) {
-        return Ok(Some("is its own interpreter".to_owned()));
+        if let Ok(within) = path.strip_prefix(self.on.layout.venv()) {
+            let exists = may_exist(&self.environment.path, within);
+            return Ok((!exists).then(|| "is not in the environment".to_owned()));
+        }
+        let within = path.strip_prefix(self.on.layout.app()).unwrap_or(path);
+        if within.is_absolute() {
+            let is_missing = is_of_system(within) && !is_executable(within);
+            return Ok(is_missing.then(|| "does not exist or is not executable".to_owned()));
+        }
+        let within: PathBuf = within.components().filter(|part| *part != Component::CurDir).collect();
+        let files = self.on.mirror.files(&self.release.commit)?;
+        Ok(match files.iter().find(|entry| entry.path == within) {
+            Some(entry) if entry.kind == EntryKind::Regular => {
+                Some("is not executable: git update-index --chmod=+x".to_owned())
+            }
+            Some(entry) if entry.kind == EntryKind::Executable => return self.interpreter_obstacle(entry),
+            Some(_) => None,
+            // The path is behind a link of the commit.
+            None if files.iter().any(|entry| within.starts_with(&entry.path)) => None,
+            None if self.is_later || may_exist(&self.on.layout.app(), &within) => None,
+            None => Some("is not in the commit".to_owned()),
+        })
     }
-    let why = obstacle(on, release, environment, &interpreter, is_later)?;
-    Ok(why.map(|why| format!("needs the interpreter {interpreter:?}, which {why}")))
+
+    /// Returns why the interpreter in the first line of a script cannot start.
+    fn interpreter_obstacle(&mut self, script: &TreeEntry) -> Outcome<Option<String>> {
+        if self.scripts.contains(&script.path) {
+            return Ok(Some("leads back to itself".to_owned()));
+        }
+        if self.scripts.len() == MOST_SCRIPTS {
+            return Ok(None);
+        }
+        self.scripts.push(script.path.clone());
+        match self.on.mirror.first_line(&self.release.commit, script)? {
+            FirstLine::Usable => Ok(None),
+            FirstLine::Windows => Ok(Some(
+                "has Windows line endings: add `*.sh text eol=lf` to .gitattributes, then `git add --renormalize .`"
+                    .to_owned(),
+            )),
+            FirstLine::Names(interpreter) => {
+                let why = self.obstacle(&interpreter)?;
+                Ok(why.map(|why| format!("needs the interpreter {interpreter:?}, which {why}")))
+            }
+        }
+    }
 }
 
-/// The first line of a program of the commit, as the kernel reads it.
-#[derive(Debug, PartialEq, Eq)]
-enum FirstLine {
-    /// It names no interpreter, or in a way that is not checked.
-    Usable,
-    /// It ends with a carriage return, which counts as a part of the name or of the argument.
-    Windows,
-    /// It names this program.
-    Names(String),
+/// Returns whether a path is directly in a directory of [`SEARCH_PATH`].
+fn is_of_system(path: &Path) -> bool {
+    SEARCH_PATH.split(':').any(|directory| path.parent() == Some(Path::new(directory)))
 }
 
-/// Reads the first line. The repository controls its content: at most the length that the kernel reads is used, and
-/// only compared with names of files. Source: execve(2).
-fn first_line(content: &[u8]) -> FirstLine {
-    let head = &content[..content.len().min(256)];
-    let Some(line) = head.strip_prefix(b"#!").and_then(|rest| rest.split(|byte| *byte == b'\n').next())
-    else {
-        return FirstLine::Usable;
-    };
-    let Ok(line) = std::str::from_utf8(line) else { return FirstLine::Usable };
-    if line.ends_with('\r') {
-        return FirstLine::Windows;
+/// Returns whether a path may exist in a directory. What is behind a link may exist.
+fn may_exist(directory: &Path, within: &Path) -> bool {
+    let mut path = directory.to_path_buf();
+    for part in within.components() {
+        path.push(part);
+        match path.symlink_metadata() {
+            Ok(found) if found.is_symlink() => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
     }
-    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
-    let Some(interpreter) = words.next() else { return FirstLine::Usable };
-    if interpreter.ends_with("/env") {
-        // `env -S` splits its argument; other options and variables are left to it.
-        let named =
-            words.find(|word| *word != "-S").filter(|word| !word.starts_with('-') && !word.contains('='));
-        return named.map_or(FirstLine::Usable, |name| FirstLine::Names(name.to_owned()));
-    }
-    // Without a slash the kernel finds it in the working directory.
-    let is_plain = !interpreter.contains('/');
-    FirstLine::Names(if is_plain { format!("./{interpreter}") } else { interpreter.to_owned() })
-}
-
-fn without_dots(path: &Path) -> PathBuf {
-    path.components().filter(|part| *part != Component::CurDir).collect()
+    true
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -134,28 +133,27 @@ fn is_executable(path: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests make the files")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_interpreter_of_a_script_is_the_one_that_the_kernel_or_env_starts() {
-        let names = |text: &str| FirstLine::Names(text.to_owned());
-        for (content, expected) in [
-            ("#!/bin/sh\necho", names("/bin/sh")),
-            ("#! /bin/sh -e\n", names("/bin/sh")),
-            ("#!/usr/bin/env python3\n", names("python3")),
-            ("#!/usr/bin/env -S python3 -u\n", names("python3")),
-            ("#!/usr/bin/env -i sh\n", FirstLine::Usable),
-            ("#!/usr/bin/env X=1 sh\n", FirstLine::Usable),
-            ("#!venv/bin/python\n", names("venv/bin/python")),
-            ("#!python\n", names("./python")),
-            ("#!/bin/sh\r\necho\r\n", FirstLine::Windows),
-            ("#!/usr/bin/env bash\r\n", FirstLine::Windows),
-            ("echo\r\n", FirstLine::Usable),
-            ("\u{7f}ELF", FirstLine::Usable),
-            ("#!\n", FirstLine::Usable),
-        ] {
-            assert_eq!(first_line(content.as_bytes()), expected, "{content:?}");
+    fn only_paths_directly_in_a_directory_of_programs_are_of_the_system() {
+        assert!(is_of_system(Path::new("/usr/bin/perl")) && is_of_system(Path::new("/bin/sh")));
+        for path in ["/net/host/x", "/usr/bin/../../net/x", "/usr/bin/a/b", "/usr/bin", "bin/sh"] {
+            assert!(!is_of_system(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_behind_a_link_may_exist_and_the_link_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc/self/none", place.path().join("link")).unwrap();
+        std::fs::write(place.path().join("file"), "").unwrap();
+        for (path, expected) in
+            [("link", true), ("link/a/b", true), ("file", true), ("none", false), ("file/a", false)]
+        {
+            assert_eq!(may_exist(place.path(), Path::new(path)), expected, "{path}");
         }
     }
 }
