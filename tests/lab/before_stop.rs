@@ -261,7 +261,8 @@ const USERS: [(&str, &str, &str); 4] = [
 ];
 
 /// A job that a timer starts each second, for a worker that a person has written.
-const JOB: &str = "User=ladylinux\nWorkingDirectory=/opt/ladylinux/app\nExecStart=/bin/cat version.txt";
+const JOB: &str =
+    "Type=oneshot\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\nExecStart=/bin/cat version.txt";
 
 /// Starts the units of [`USERS`], a session with a program of the environment, and one with a shell in `app/` alone.
 fn start_users(host: &Host) {
@@ -303,7 +304,11 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.unit("chain.service", &worker("BindsTo=tied.service\nAfter=tied.service"));
     host.unit("also.service", &worker(""));
     host.unit("loose.service", &worker(""));
-    host.machine.exec("systemctl enable also && systemctl start tied chain also loose").expect(0);
+    // A worker with a timer is no job: it is started again, also by a run after a halted one.
+    host.unit("also.timer", "[Timer]\nOnCalendar=2190-01-01\n[Install]\nWantedBy=timers.target\n");
+    host.machine
+        .exec("systemctl enable also also.timer && systemctl start tied chain also loose also.timer")
+        .expect(0);
 
     // Without its drop-in a unit of `also` is not fenced; init installs the drop-in.
     host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");

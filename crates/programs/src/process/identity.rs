@@ -48,6 +48,13 @@ impl ProcessId {
         Some(stat.group).filter(|group| stat.started == self.started && *group > 1)
     }
 
+    /// Returns the user who started the process. A program with the set-user-ID bit does not change that.
+    pub(crate) fn real_uid(self) -> Option<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     /// Returns whether this process still runs.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
@@ -63,26 +70,23 @@ impl ProcessId {
 
     /// Returns the unit of systemd that the process belongs to; sessions and users' own units are ignored.
     pub fn unit(self) -> Option<String> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
-        unit_of_groups(&groups)
+        unit_of_groups(&groups(self.pid)?, &groups(1).unwrap_or_default())
     }
 
     /// Returns the unit of systemd that the process belongs to: a service, a scope, or a session of a user. A unit of a
     /// user's systemd counts as `user@UID.service`.
     pub fn unit_or_session(self) -> Option<String> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
-        unit_or_session_in(&groups)
+        unit_or_session_in(&groups(self.pid)?, &groups(1).unwrap_or_default())
     }
 
     /// Returns the uid whose systemd runs the process (`systemctl --user`), and its unit there.
     pub fn unit_of_user(self) -> Option<(u32, String)> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
-        unit_of_user_in(&groups)
+        unit_of_user_in(&groups(self.pid)?, &groups(1).unwrap_or_default())
     }
 
     /// Returns whether the process is in the cgroup of a unit, or in one below it.
     pub(crate) fn is_in_unit(self, unit: &str) -> bool {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        let groups = groups(self.pid).unwrap_or_default();
         groups.lines().any(|line| line.split(['/', ':']).any(|part| part == unit))
     }
 
@@ -124,21 +128,45 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
     })
 }
 
-/// Returns the groups of `/proc/PID/cgroup` in the hierarchies of systemd.
-fn of_systemd(groups: &str) -> impl Iterator<Item = &str> {
+/// Returns the groups of a process, one hierarchy a line.
+fn groups(pid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+}
+
+/// Returns the hierarchies of systemd in `/proc/PID/cgroup`, each with the group of the process.
+fn of_systemd(groups: &str) -> impl Iterator<Item = (&str, &str)> {
     groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
-        matches!(controllers, "" | "name=systemd").then_some(path)
+        matches!(controllers, "" | "name=systemd").then_some((controllers, path))
+    })
+}
+
+/// Returns the units that the system's systemd manages, each with the group below it: the first name that is not a
+/// slice. The names below it are those of others, such as the systemd of a container. `init` is the content of
+/// `/proc/1/cgroup`: on a machine that is itself a container, all groups can be below that of the container.
+fn units_in<'a>(groups: &'a str, init: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    of_systemd(groups).filter_map(|(hierarchy, path)| {
+        let top = of_systemd(init).find(|(other, _)| *other == hierarchy);
+        let top = top.and_then(|(_, path)| path.strip_suffix("/init.scope")).unwrap_or_default();
+        let mut below = path.strip_prefix(top)?.strip_prefix('/')?;
+        let mut is_in_slice = false;
+        loop {
+            let (name, rest) = below.split_once('/').unwrap_or((below, ""));
+            if !is_kind(name, "slice") {
+                let is_unit = is_in_slice && (name.ends_with(".service") || is_scope(name));
+                return is_unit.then_some((name, rest));
+            }
+            (below, is_in_slice) = (rest, true);
+        }
     })
 }
 
 /// Finds the unit of a user's systemd: the innermost name of a service below `user@UID.service`. The user chooses that
 /// name: only letters, digits and a few other characters are accepted.
-fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
-    of_systemd(groups).find_map(|path| {
-        let (_, below) = path.split_once("/user@")?;
-        let (uid, below) = below.split_once(".service/")?;
+fn unit_of_user_in(groups: &str, init: &str) -> Option<(u32, String)> {
+    units_in(groups, init).find_map(|(manager, below)| {
+        let uid = manager.strip_prefix("user@")?.strip_suffix(".service")?;
         let unit = below.split('/').rev().find(|part| part.ends_with(".service"))?;
         let is_plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c));
         Some((uid.parse().ok()?, unit.to_owned())).filter(|_| is_plain)
@@ -146,26 +174,22 @@ fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
 }
 
 /// Finds the unit in `/proc/PID/cgroup` that the system's systemd manages: a service, a scope or a session.
-fn unit_or_session_in(groups: &str) -> Option<String> {
-    of_systemd(groups).find_map(|path| {
-        let mut parts = path.split('/');
-        if path.contains("/user.slice/") || path.contains("/user@") {
-            return parts.find(|part| is_session(part)).map(str::to_owned);
-        }
-        let is_unit = |part: &&str| part.ends_with(".service") || is_scope(part);
-        parts.rev().find(is_unit).filter(|unit| *unit != "init.scope").map(str::to_owned)
-    })
+fn unit_or_session_in(groups: &str, init: &str) -> Option<String> {
+    units_in(groups, init).next().map(|(unit, _)| unit.to_owned())
 }
 
-/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd.
-fn unit_of_groups(groups: &str) -> Option<String> {
-    of_systemd(groups)
-        .filter(|path| !path.contains("/user.slice/"))
-        .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
+/// Finds the service in `/proc/PID/cgroup` that the system's systemd manages, except the systemd of a user.
+fn unit_of_groups(groups: &str, init: &str) -> Option<String> {
+    let is_service = |unit: &&str| unit.ends_with(".service") && !unit.starts_with("user@");
+    units_in(groups, init).map(|(unit, _)| unit).find(is_service).map(str::to_owned)
 }
 
 fn is_scope(unit: &str) -> bool {
-    unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "scope")
+    is_kind(unit, "scope")
+}
+
+fn is_kind(unit: &str, kind: &str) -> bool {
+    unit.rsplit_once('.').is_some_and(|(_, end)| end == kind)
 }
 
 /// The units that start programs of others: schedulers, logins, containers, other supervisors, build agents.
@@ -234,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_unit_of_a_user_is_read_from_the_groups_of_a_process() {
-        let of = |text| unit_of_user_in(text);
+        let of = |text| unit_of_user_in(text, "");
         let group = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n";
         assert_eq!(of(group), Some((1000, "x.service".to_owned())));
         assert_eq!(of("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n"), None);
@@ -244,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_unit_of_a_process_is_read_from_its_groups() {
-        let of = |text| unit_of_groups(text);
+        let of = |text| unit_of_groups(text, "");
         assert_eq!(of("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
         assert_eq!(
             of("3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/w\n").as_deref(),
@@ -261,13 +285,29 @@ mod tests {
             ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n", Some("user@0.service")),
             ("1:name=systemd:/system.slice/docker-0a1b.scope\n", Some("docker-0a1b.scope")),
             ("0::/system.slice/nginx.service/worker\n", Some("nginx.service")),
+            // The units of a container are not those of this machine.
+            (
+                "0::/machine.slice/libpod-1.scope/container/system.slice/dbus.service\n",
+                Some("libpod-1.scope"),
+            ),
+            ("0::/lxc.payload.x/system.slice/dbus.service\n", None),
+            ("0::/system.slice/x.service/a@.service\n", Some("x.service")),
             ("0::/init.scope\n", None),
             ("0::/\n", None),
         ] {
-            assert_eq!(unit_or_session_in(groups).as_deref(), unit, "{groups}");
-            let is_service = unit == Some("nginx.service");
+            assert_eq!(unit_or_session_in(groups, "0::/init.scope\n").as_deref(), unit, "{groups}");
+            let is_service = matches!(unit, Some("nginx.service" | "x.service"));
             assert!(unit.is_none_or(|unit| is_session(unit) != is_service), "{groups}");
         }
+    }
+
+    #[test]
+    fn the_units_of_a_machine_that_is_a_container_are_found_below_its_own_group() {
+        let init = "1:name=systemd:/lxc.payload.x/init.scope\n0::/\n";
+        let groups = "1:name=systemd:/lxc.payload.x/system.slice/dbus.service\n0::/\n";
+        assert_eq!(unit_or_session_in(groups, init).as_deref(), Some("dbus.service"));
+        assert_eq!(unit_of_groups(groups, init).as_deref(), Some("dbus.service"));
+        assert_eq!(unit_of_groups("0::/machine.slice/libpod-1.scope/system.slice/dbus.service\n", ""), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use refresh_settings::names::RunId;
 use refresh_system::clock;
@@ -13,8 +13,8 @@ use super::identity::{ProcessId, all_pids};
 /// The environment variable that marks every process of a run with the run's name.
 pub const RUN_MARK: &str = "LADYLINUX_REFRESH_RUN";
 
-/// Ends every process with the mark of run `id`, and the process group of each, except the processes `but` and their
-/// groups. Returns the ended ones that had the mark, as `pid (command)`.
+/// Ends every process with the mark of run `id`, and those of its process group that its user may end, except the
+/// processes `but` and their groups. Returns the ended ones that had the mark, as `pid (command)`.
 ///
 /// # Errors
 /// A process still exists after SIGKILL and `patience`: it hangs in the kernel or belongs to another user.
@@ -34,14 +34,10 @@ pub fn end(id: &RunId, but: &[ProcessId], patience: Duration) -> Outcome<Vec<Str
                 ended.push(line);
             }
             // A process that cleared its environment has no mark, and is still in the group.
-            if let Some(group) =
-                process.group().filter(|group| !spared.contains(group)).and_then(Pid::from_raw)
-            {
-                let _ = kill_process_group(group, Signal::KILL);
+            if let Some(group) = process.group().filter(|group| !spared.contains(group)) {
+                of_same_user(*process, group).for_each(kill);
             }
-            if let Some(pid) = Pid::from_raw(process.pid) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            kill(*process);
         }
         if clock::monotonic() > limit {
             let left: Vec<String> =
@@ -54,6 +50,21 @@ pub fn end(id: &RunId, but: &[ProcessId], patience: Duration) -> Outcome<Vec<Str
         }
         clock::sleep_uninterrupted(Duration::from_millis(10));
     }
+}
+
+fn kill(process: ProcessId) {
+    if let Some(pid) = Pid::from_raw(process.pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Returns the members of a group that the user of a marked process has started; all of them if that user is root. Any
+/// process can set the mark, also one that shares the group of a script of root.
+fn of_same_user(marked: ProcessId, group: i32) -> impl Iterator<Item = ProcessId> {
+    let user = marked.real_uid();
+    let is_same = move |it: &ProcessId| user == Some(0) || user.is_some() && it.real_uid() == user;
+    let processes = all_pids().into_iter().filter_map(ProcessId::of);
+    processes.filter(move |it| it.group() == Some(group) && is_same(it))
 }
 
 /// Returns the living processes that carry the mark of run `id`, except this one.
@@ -106,5 +117,30 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!sleeper.is_alive());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test needs a group with processes of two users")]
+    fn a_marked_process_of_another_user_ends_without_the_processes_of_root_in_its_group() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let id = RunId::parse(&format!("test-users-{}", std::process::id())).unwrap();
+        let sleep = || {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("1000");
+            command
+        };
+        let mut of_root = sleep().process_group(0).spawn().unwrap();
+        let group = i32::try_from(of_root.id()).unwrap();
+        let mut marked = sleep().env(RUN_MARK, id.as_str()).uid(65534).process_group(group).spawn().unwrap();
+        let process = ProcessId::of(group).unwrap();
+        let ended = end(&id, &[], Duration::from_secs(20)).unwrap();
+        let is_alive = process.is_alive();
+        of_root.kill().unwrap();
+        of_root.wait().unwrap();
+        marked.wait().unwrap();
+        assert!(ended.len() == 1 && ended[0].starts_with(&format!("{} (", marked.id())), "{ended:?}");
+        assert!(is_alive);
     }
 }

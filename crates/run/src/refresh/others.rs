@@ -94,7 +94,15 @@ fn warn_of_others(on: &Installation, account: &mut Account) {
     if account.untied.is_empty() && account.triggers.is_empty() {
         return;
     }
-    let Others { untied: now, triggers, .. } = on.service.others().unwrap_or_default();
+    let Others { untied: now, triggers, .. } = match on.service.others() {
+        Ok(found) => found,
+        Err(failure) => {
+            let units: Vec<&str> = account.untied.iter().map(|it| it.unit.as_str()).collect();
+            let what = format!("cannot check which units still run the old version ({})", units.join(", "));
+            account.warn(format!("{what}: {}", failure.chain().join(": ")));
+            return;
+        }
+    };
     for before in std::mem::take(&mut account.triggers) {
         let is_same = |now: &&Trigger| now.unit == before.unit && now.starts == before.starts;
         if triggers.iter().find(is_same).is_some_and(|now| now.invocation != before.invocation) {

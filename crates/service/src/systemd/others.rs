@@ -1,8 +1,8 @@
 //! Finds the other units of the application: by the relations in systemd, and by their processes and commands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::Systemd;
 use crate::others::{Others, Trigger, Untied};
@@ -11,7 +11,7 @@ use refresh_programs::process::identity::{all_pids, is_session};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::layout::Layout;
-use refresh_system::disk::mounts;
+use refresh_system::disk::mounts::{self, Mount};
 use refresh_system::error::Outcome;
 
 /// The prefix of this program's own units.
@@ -93,7 +93,7 @@ pub(super) fn places(layout: &Layout) -> Vec<PathBuf> {
 
 /// Finds processes of units that run something in `places`: the unit, and the evidence.
 fn by_processes(places: &[PathBuf]) -> Vec<(String, String)> {
-    let parts = Parts::of(places);
+    let mut parts = Parts::of(places);
     let processes = all_pids().into_iter().filter_map(ProcessId::of);
     let found = processes.filter_map(|process| {
         let unit = process.unit_or_session()?;
@@ -144,47 +144,75 @@ fn of_script(process: ProcessId, places: &[PathBuf]) -> Option<String> {
     if !INTERPRETERS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')) {
         return None;
     }
-    let directory = link(process, "cwd").unwrap_or_default();
-    let command = process.command();
-    let script = command.split(' ').skip(1).find(|word| !word.starts_with('-'))?;
-    let path = directory.join(script);
-    (is_in(places, &path) && path.is_file())
-        .then(|| format!("its process {} runs {}", process.pid, path.display()))
+    let path = script(&process.command(), &link(process, "cwd").unwrap_or_default())?;
+    is_in(places, &path).then(|| format!("its process {} runs {}", process.pid, path.display()))
+}
+
+/// The options before the path of a script that have no value, in any interpreter.
+const WITHOUT_VALUE: [&str; 3] = ["-B", "-u", "-x"];
+
+/// Returns the file that the command of an interpreter names. It is not opened or examined: the words of a process can
+/// lead anywhere. After another option a relative path counts for nothing, because it may be code or a value.
+fn script(command: &str, directory: &Path) -> Option<PathBuf> {
+    let mut words = command.split(' ').skip(1).skip_while(|word| WITHOUT_VALUE.contains(word));
+    let first = words.next()?;
+    if !first.starts_with('-') {
+        return Some(directory.join(first));
+    }
+    words.find(|word| !word.starts_with('-')).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// The parts of file systems that `places` are, to find them under another path in another mount namespace.
 struct Parts {
-    namespace: Option<PathBuf>,
     on_disk: Vec<(String, PathBuf)>,
     places: Vec<PathBuf>,
+    /// The mounts of the machine. Each namespace that is made from them has them too, so they are no evidence.
+    of_machine: Vec<Mount>,
+    /// The evidence in each mount namespace examined so far. The one of the machine has none.
+    found: HashMap<PathBuf, Option<String>>,
 }
 
 impl Parts {
     fn of(places: &[PathBuf]) -> Self {
         let mounts = mounts::all().unwrap_or_default();
         let real = places.iter().filter_map(|place| place.canonicalize().ok());
-        Self {
-            namespace: link(ProcessId::own(), "ns/mnt"),
-            on_disk: real.filter_map(|place| mounts::place_on_disk(&mounts, &place)).collect(),
-            places: places.to_vec(),
-        }
+        let on_disk = real.filter_map(|place| mounts::place_on_disk(&mounts, &place)).collect();
+        // A run is itself in a separate namespace: those of the machine are the ones of its first process.
+        let machine = ProcessId::of(1).and_then(|init| Some((link(init, "ns/mnt")?, mounts::of_process(1)?)));
+        let (on_disk, found, of_machine) = match machine {
+            Some((namespace, mounts)) => (on_disk, HashMap::from([(namespace, None)]), mounts),
+            None => (Vec::new(), HashMap::new(), Vec::new()),
+        };
+        Self { on_disk, places: places.to_vec(), of_machine, found }
     }
 
     /// Returns the evidence that a container, or a unit with its own mounts, has a place mounted elsewhere.
-    fn mounted_in(&self, process: ProcessId) -> Option<String> {
-        if link(process, "ns/mnt") == self.namespace {
+    fn mounted_in(&mut self, process: ProcessId) -> Option<String> {
+        if self.on_disk.is_empty() {
             return None;
         }
-        let mounts = mounts::of_process(process.pid);
-        let mount = mounts.iter().find(|mount| {
+        let namespace = link(process, "ns/mnt")?;
+        if let Some(known) = self.found.get(&namespace) {
+            return known.clone();
+        }
+        let mounts = mounts::of_process(process.pid).unwrap_or_default();
+        let evidence = self.elsewhere(&mounts).map(|mount| {
+            let (part, point) = (mount.part.display(), mount.point.display());
+            format!("its process {} has {part} mounted at {point}", process.pid)
+        });
+        self.found.insert(namespace, evidence.clone());
+        evidence
+    }
+
+    /// Returns the first mount of a place, or of a part of it, that the machine itself does not have.
+    fn elsewhere<'a>(&self, mounts: &'a [Mount]) -> Option<&'a Mount> {
+        mounts.iter().find(|mount| {
             let is_part = self
                 .on_disk
                 .iter()
                 .any(|(device, part)| mount.device == *device && mount.part.starts_with(part));
-            is_part && !is_in(&self.places, &mount.point)
-        })?;
-        let (part, point) = (mount.part.display(), mount.point.display());
-        Some(format!("its process {} has {part} mounted at {point}", process.pid))
+            is_part && !is_in(&self.places, &mount.point) && !self.of_machine.contains(mount)
+        })
     }
 }
 
@@ -214,8 +242,10 @@ pub(super) fn is_within(places: &[PathBuf], path: &str) -> bool {
     is_in(places, Path::new(path))
 }
 
+/// As [`is_within`]. A path with `..` counts as outside: only the file system knows where it leads.
 fn is_in(places: &[PathBuf], path: &Path) -> bool {
-    places.iter().any(|place| path.starts_with(place))
+    !path.components().any(|part| part == Component::ParentDir)
+        && places.iter().any(|place| path.starts_with(place))
 }
 
 #[cfg(test)]
@@ -243,6 +273,48 @@ mod tests {
             of("celery", "/opt/ladylinux/app").unwrap(),
             "its WorkingDirectory= is /opt/ladylinux/app"
         );
+    }
+
+    #[test]
+    fn a_mount_of_the_application_is_evidence_unless_the_machine_has_it_too() {
+        let mount = |part: &str, point: &str| Mount {
+            point: PathBuf::from(point),
+            device: "8:1".to_owned(),
+            part: PathBuf::from(part),
+        };
+        let app = "/opt/ladylinux/app";
+        let static_files = mount("/opt/ladylinux/app/static", "/srv/www");
+        let parts = Parts {
+            on_disk: vec![("8:1".to_owned(), PathBuf::from(app))],
+            places: vec![PathBuf::from(app)],
+            of_machine: vec![mount("/", "/"), static_files.clone()],
+            found: HashMap::new(),
+        };
+        let sandboxed = [mount("/", "/"), mount(app, app), static_files.clone()];
+        assert_eq!(parts.elsewhere(&sandboxed), None);
+        let container = [mount("/opt/ladylinux/app/static", "/usr/share/nginx"), static_files];
+        assert_eq!(parts.elsewhere(&container), container.first());
+        assert_eq!(parts.elsewhere(&[mount("/opt/ladylinux/apple", "/srv/inside")]), None);
+    }
+
+    #[test]
+    fn the_script_of_an_interpreter_is_found_by_its_words_alone() {
+        let places = [PathBuf::from("/opt/ladylinux/app")];
+        let is_of = |command: &str| {
+            script(command, Path::new("/opt/ladylinux/app")).is_some_and(|path| is_in(&places, &path))
+        };
+        for command in ["python3 -u worker.py", "sh run.sh", "python3 -E /opt/ladylinux/app/no-such-file"] {
+            assert!(is_of(command), "{command}");
+        }
+        for command in [
+            "bash",
+            "sh -c cd /opt; sleep 9",
+            "python3 /opt/ladylinux/app/../../x",
+            "python3 ../x.py",
+            "sh /x",
+        ] {
+            assert!(!is_of(command), "{command}");
+        }
     }
 
     #[test]

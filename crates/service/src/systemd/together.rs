@@ -22,6 +22,7 @@ impl Systemd {
         let needed = if self.also.is_empty() { Vec::new() } else { self.facts(&Bus::connect()?)?.stopped_by };
         let is_needed = |unit: &&UnitName| needed.iter().any(|name| name == unit.as_str());
         let began = clock::monotonic();
+        self.were_up.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut others = Vec::new();
         for unit in self.also.iter().filter(|unit| !is_needed(unit)) {
             others.push((unit, self.stop_other(unit)?));
@@ -39,17 +40,23 @@ impl Systemd {
                 stopped.others.push(unit.to_string());
             }
         }
-        self.were_up.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&stopped.others);
         Ok(stopped)
     }
 
+    /// Stops one unit, and remembers that it was up, even if the stop of a later unit fails.
     fn stop_other(&self, unit: &UnitName) -> Outcome<Stopped> {
-        self.other(unit)
+        let stopped = self
+            .other(unit)
             .stop_unit()
-            .context(|| format!("cannot stop {unit}, which is stopped with {}", self.unit))
+            .context(|| format!("cannot stop {unit}, which is stopped with {}", self.unit))?;
+        if stopped.before != Before::Stopped {
+            self.were_up.lock().unwrap_or_else(PoisonError::into_inner).push(unit.to_string());
+        }
+        Ok(stopped)
     }
 
-    /// Starts those units that are not active, except jobs: a timer or a path unit starts them. Must be called while the start of the service is admitted.
+    /// Starts those units that are not active, except jobs: a timer or a path unit starts them. Must be called while the
+    /// start of the service is admitted.
     ///
     /// # Errors
     /// One of them cannot be started.
@@ -68,12 +75,10 @@ impl Systemd {
         Ok(())
     }
 
-    /// Returns whether a unit waits for its timer or its path unit: one of them starts it, and it was down before the
-    /// stop. A job that the stop has ended is started again.
+    /// Returns whether a unit waits for its timer or its path unit. A job that the stop has ended is started again.
     fn is_job(&self, unit: &UnitName, facts: &UnitFacts) -> bool {
-        let waits = |name: &String| matches!(name.rsplit_once('.'), Some((_, "timer" | "path")));
         let were_up = self.were_up.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.triggered_by.iter().any(waits) && !were_up.iter().any(|it| it == unit.as_str())
+        facts.kind == "oneshot" && has_trigger(facts) && !were_up.iter().any(|it| it == unit.as_str())
     }
 
     /// Returns those units that wait for their timer or their path unit.
@@ -108,7 +113,7 @@ impl Systemd {
         let is_done = matches!(result, JobResult::Done | JobResult::Unheard);
         // A unit that has done its work and ended counts as up.
         let is_up = after.active == ActiveState::Active
-            || after.kind == "oneshot" && after.active == ActiveState::Inactive && after.result == "success";
+            || may_end(&after) && after.active == ActiveState::Inactive && after.result == "success";
         if is_done && is_up { Ok(after.invocation) } else { Err(start::why_not(unit, &result, &after)) }
     }
 
@@ -122,7 +127,7 @@ impl Systemd {
         for (unit, invocation) in started {
             let facts = bus.unit(unit.as_str())?;
             // A unit that does its work and ends need not stay up.
-            if facts.kind == "oneshot" && facts.active == ActiveState::Inactive {
+            if may_end(&facts) && facts.active == ActiveState::Inactive {
                 continue;
             }
             if facts.invocation != invocation || facts.active == ActiveState::Failed {
@@ -180,5 +185,47 @@ impl Systemd {
 
     fn other(&self, unit: &UnitName) -> Self {
         Self::new(self.layout.clone(), unit.clone(), self.runner.clone())
+    }
+}
+
+/// Returns whether a timer or a path unit starts a unit.
+fn has_trigger(facts: &UnitFacts) -> bool {
+    facts.triggered_by.iter().any(|name| matches!(name.rsplit_once('.'), Some((_, "timer" | "path"))))
+}
+
+/// Returns whether a unit may do its work and end. Without `Type=oneshot`, a unit with a timer can be such a job, or a
+/// worker that the timer only starts at boot.
+fn may_end(facts: &UnitFacts) -> bool {
+    facts.kind == "oneshot" || has_trigger(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use refresh_events::event::Events;
+    use refresh_programs::process::Runner;
+    use refresh_settings::layout::Layout;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_with_a_timer_is_started_and_a_job_waits_for_its_timer() {
+        let name = |name: &str| UnitName::parse(name).unwrap();
+        let runner = Runner::new(Arc::new(Events::silent()));
+        let service = Systemd::new(Layout::below("/r"), name("x.service"), runner);
+        let is_job = |kind: &str, trigger: &str| {
+            let facts = UnitFacts {
+                kind: kind.to_owned(),
+                triggered_by: vec![trigger.to_owned()],
+                ..UnitFacts::default()
+            };
+            service.is_job(&name("worker.service"), &facts)
+        };
+        assert!(is_job("oneshot", "worker.timer") && is_job("oneshot", "worker.path"));
+        assert!(!is_job("simple", "worker.timer") && !is_job("notify", "worker.path"));
+        assert!(!is_job("oneshot", "worker.socket"));
+        service.were_up.lock().unwrap().push("worker.service".to_owned());
+        assert!(!is_job("oneshot", "worker.timer"), "the stop has ended it");
     }
 }

@@ -27,9 +27,13 @@ pub fn all() -> Outcome<Vec<Mount>> {
     Ok(parse(&table))
 }
 
-/// Returns the mounts that another process sees; none if they cannot be read.
-pub fn of_process(pid: i32) -> Vec<Mount> {
-    fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table)).unwrap_or_default()
+/// The largest table of another process that is read: any user can make a long one in a separate namespace.
+const LARGEST_TABLE: u64 = 1 << 20;
+
+/// Returns the mounts that another process sees; `None` if they cannot be read, or are too many.
+pub fn of_process(pid: i32) -> Option<Vec<Mount>> {
+    let path = format!("/proc/{pid}/mountinfo");
+    super::read_at_most(Path::new(&path), LARGEST_TABLE).ok()?.map(|table| parse(&table))
 }
 
 /// Returns the mount points at or below `directory`.
