@@ -198,6 +198,9 @@ fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
     symlink("real", host.work().join("linked")).unwrap();
     host.push(&[("refresh.toml", &hook("early", "migration", &["linked/hook.sh"], ""))]);
     host.tool(["run"]).expect(0);
+    // The host may name any program; it is checked too.
+    host.configure("", &hook("late", "check", &["/srv/no-such-program"], ""));
+    host.tool(["run"]).expect(3).prints("the check hook late cannot start").prints("does not exist");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The programs of hooks: found before the stop, for all hooks, including those that run only in step 4. Reads only.
 //!
-//! The repository controls the names. This process reads only below the directories of programs, the environment and
-//! `app/`, and follows no link that the application or the repository can make there: another path may be a network
-//! mount that hangs.
+//! The repository controls the names, unless the settings of the host declare the hook. For its names this process
+//! reads only below the directories of programs, the environment and `app/`, and follows no link that the application or
+//! the repository can make there: another path may be a network mount that hangs.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -11,7 +11,7 @@ use refresh_environments::RecordedEnvironment;
 use refresh_git::first_line::FirstLine;
 use refresh_git::history::{EntryKind, TreeEntry};
 use refresh_installation::installation::{Installation, Release};
-use refresh_settings::Hook;
+use refresh_settings::{Hook, Origin};
 use refresh_system::environment::SEARCH_PATH;
 use refresh_system::error::{Failure, Outcome};
 
@@ -26,7 +26,11 @@ pub(super) fn check(on: &Installation, release: &Release, environment: &Recorded
     for (number, hook) in release.settings.hooks.iter().enumerate() {
         let Some(program) = hook.command.first() else { continue };
         let mut search = Search { on, release, environment, is_later: number > 0, scripts: Vec::new() };
-        if let Some(why) = search.obstacle(program)? {
+        let obstacle = match hook.origin {
+            Origin::Host if !is_of_application(on, Path::new(program)) => of_host(Path::new(program)),
+            _ => search.obstacle(program)?,
+        };
+        if let Some(why) = obstacle {
             return Err(cannot_start(hook, program, &why));
         }
     }
@@ -36,6 +40,16 @@ pub(super) fn check(on: &Installation, release: &Release, environment: &Recorded
 fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
     Failure::new(format!("the {} hook {} cannot start: {program:?} {why}", hook.kind.word(), hook.name))
         .hint("correct its command in refresh.toml, or add the program")
+}
+
+/// Returns whether a path is in a directory of the application, relative to it, or without a directory.
+fn is_of_application(on: &Installation, path: &Path) -> bool {
+    !path.is_absolute() || path.starts_with(on.layout.app()) || path.starts_with(on.layout.venv())
+}
+
+/// Returns why a program that the host names by its path cannot start.
+fn of_host(path: &Path) -> Option<String> {
+    (!is_executable(path)).then(|| "does not exist or is not executable".to_owned())
 }
 
 /// The search for the program of one hook.
@@ -68,8 +82,7 @@ impl Search<'_> {
         }
         let within = path.strip_prefix(self.on.layout.app()).unwrap_or(path);
         if within.is_absolute() {
-            let is_missing = is_of_system(within) && !is_executable(within);
-            return Ok(is_missing.then(|| "does not exist or is not executable".to_owned()));
+            return Ok(if is_of_system(within) { of_host(within) } else { None });
         }
         let within: PathBuf = within.components().filter(|part| *part != Component::CurDir).collect();
         let files = self.on.mirror.files(&self.release.commit)?;
