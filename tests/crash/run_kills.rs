@@ -181,7 +181,7 @@ fn expect_every_record(points: &[String], arguments: &[&str]) {
 
 #[test]
 fn rw_7_1a_a_staged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
-    let steps = Steps { record: 1, effect: 4, child: 16 };
+    let steps = Steps { record: 1, effect: 6, child: 24 };
     kill_runs("staged", Environment::Changes, &["run"], steps);
 }
 
@@ -193,7 +193,7 @@ fn rw_7_1a_an_unstaged_run_killed_at_any_point_leaves_nothing_unsound_and_the_ne
 
 #[test]
 fn rw_7_1a_a_run_that_keeps_the_environment_and_is_killed_at_any_point_is_repaired_by_the_next_one() {
-    let steps = Steps { record: 6, effect: 8, child: 32 };
+    let steps = Steps { record: 8, effect: 10, child: 40 };
     kill_runs("environment unchanged", Environment::Stays, &["run"], steps);
 }
 
@@ -232,7 +232,7 @@ fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_on
         assert_eq!(done.code, Some(0), "{}", done.output);
         done.points
     };
-    let kills = choose(&points, Steps { record: 4, effect: 6, child: 24 });
+    let kills = choose(&points, Steps { record: 6, effect: 8, child: 32 });
     report("rollback", &points, &kills);
     on_two_hosts(&kills, Environment::Changes, |rig, kill| {
         if rig.old == rig.new {
@@ -289,9 +289,9 @@ fn rw_7_1a_a_recovery_that_is_killed_is_finished_by_the_third_run() {
         assert_eq!(exchanges, first.name == "exchange:out", "{points:#?}");
         // The others recover by a part of the same steps.
         let steps = if exchanges {
-            Steps { record: 1, effect: 2, child: 3 }
+            Steps { record: 1, effect: 3, child: 4 }
         } else {
-            Steps { record: 3, effect: 3, child: 6 }
+            Steps { record: 4, effect: 4, child: 8 }
         };
         let mut kills = choose(&points[..begun], steps);
         let later = choose(&points, Steps { record: 24, effect: 24, child: 48 });
