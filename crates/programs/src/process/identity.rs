@@ -3,6 +3,7 @@
 //! Source: proc(5): field 22 of `/proc/PID/stat` is the start time in clock ticks since boot.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,18 +71,18 @@ impl ProcessId {
 
     /// Returns the unit of systemd that the process belongs to; sessions and users' own units are ignored.
     pub fn unit(self) -> Option<String> {
-        unit_of_groups(&groups(self.pid)?, &groups(1).unwrap_or_default())
+        unit_of_groups(&groups(self.pid)?, groups_of_init())
     }
 
     /// Returns the unit of systemd that the process belongs to: a service, a scope, or a session of a user. A unit of a
     /// user's systemd counts as `user@UID.service`.
     pub fn unit_or_session(self) -> Option<String> {
-        unit_or_session_in(&groups(self.pid)?, &groups(1).unwrap_or_default())
+        unit_or_session_in(&groups(self.pid)?, groups_of_init())
     }
 
     /// Returns the uid whose systemd runs the process (`systemctl --user`), and its unit there.
     pub fn unit_of_user(self) -> Option<(u32, String)> {
-        unit_of_user_in(&groups(self.pid)?, &groups(1).unwrap_or_default())
+        unit_of_user_in(&groups(self.pid)?, groups_of_init())
     }
 
     /// Returns whether the process is in the cgroup of a unit, or in one below it.
@@ -131,6 +132,12 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
 /// Returns the groups of a process, one hierarchy a line.
 fn groups(pid: i32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+}
+
+/// Returns the groups of the first process, which never change; empty if they cannot be read.
+fn groups_of_init() -> &'static str {
+    static GROUPS: OnceLock<String> = OnceLock::new();
+    GROUPS.get_or_init(|| groups(1).unwrap_or_default())
 }
 
 /// Returns the hierarchies of systemd in `/proc/PID/cgroup`, each with the group of the process.
