@@ -2,7 +2,7 @@
 
 use refresh_environments as python;
 use refresh_git::mirror_answer;
-use refresh_host::host::{origin, relocate};
+use refresh_host::host::relocate;
 use refresh_host::requests;
 use refresh_installation::installation::read_release as release;
 use refresh_models::examine;
@@ -16,7 +16,6 @@ use refresh_source as source;
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
-        origin::OPERATION => Some(worker::answer(request, |request| Ok(origin::handle(&request)))),
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
         examine::OPERATION => Some(worker::answer(request, examine::handle)),
         mirror_answer::OPERATION => Some(worker::answer(request, mirror_answer::handle)),

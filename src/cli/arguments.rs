@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use refresh_settings::file::parse_duration;
 use refresh_settings::layers::Overrides;
+use refresh_settings::text_forms::parse_duration;
 
 /// Reads a duration with its unit, or a number of seconds.
 fn patience(text: &str) -> Result<Duration, String> {

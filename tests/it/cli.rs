@@ -14,11 +14,11 @@ use host::{Host, Ran, ran};
 use ladylinux_refresh::cli::Cli;
 use refresh_installation::exit::{Error, Refusal, Success, code};
 use refresh_programs::process::ExitKind;
+use refresh_settings::Settings;
 use refresh_settings::keys::{application_keys, host_keys};
 use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
-use refresh_settings::{Remote, Settings};
 use refresh_system::environment::NETWORK;
 use refresh_system::error::Failure;
 
@@ -81,8 +81,7 @@ fn every_command_has_a_help_text() {
         for option in shown.filter_map(clap::Arg::get_long) {
             assert!(printed.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", printed.out);
         }
-        for hidden in ["supervise", "as-owner", "git-credential", "after-run", "answer-requests", "--worker"]
-        {
+        for hidden in ["supervise", "git-credential", "after-run", "answer-requests", "--worker"] {
             assert!(!printed.out.contains(hidden), "{hidden} shows in\n{}", printed.out);
         }
     }
@@ -365,7 +364,7 @@ fn the_documents_have_every_key_with_its_default() {
     ];
     assert_eq!(without_default, prose.map(str::to_owned).into());
     assert!(real.branch.is_none() && real.python.index_url.is_none() && real.remote.url.is_none());
-    assert!(real.probe.url.is_none() && real.probe.status.is_none() && real.probe.json.is_none());
+    assert!(real.probe.url.is_none() && real.probe.status.is_none() && real.probe.json_field.is_none());
     assert!(real.probe.body.is_none());
 
     // The settings that the application may have.
@@ -388,10 +387,11 @@ fn resolve(text: &str) -> Settings {
     fs::create_dir_all(layout.etc()).unwrap();
     fs::write(layout.host_file(), text).unwrap();
     let mut settings = Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap();
-    let Remote { deadline, stall, token_user, .. } = &mut settings.remote;
-    deadline.get_or_insert(Remote::DEADLINE);
-    stall.get_or_insert(Remote::STALL);
-    token_user.get_or_insert(Remote::TOKEN_USER.to_owned());
+    let (python, probe) = (&mut settings.python, &mut settings.probe);
+    python.definitions = Some(python.patterns().to_vec());
+    python.extras.get_or_insert_default();
+    python.groups.get_or_insert_default();
+    probe.path = Some(probe.path().to_owned());
     Settings { layout: Layout::below("/"), origins: BTreeMap::new(), ..settings }
 }
 

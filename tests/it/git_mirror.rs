@@ -297,12 +297,12 @@ fn a_remote_that_stalls_fails_at_the_deadline() {
     let world = World::new();
     let port = serve_web(Web::Silent);
     for url in [format!("http://127.0.0.1:{port}/x"), format!("git://127.0.0.1:{port}/x")] {
-        let remote = Remote { stall: Some(Duration::from_secs(1)), ..remote(&url) };
+        let remote = Remote { stall: Duration::from_secs(1), ..remote(&url) };
         let failure = message(&mirror(&world, &remote).ensure(&run("r1"), &branch("main")).unwrap_err());
         assert!(failure.contains("stopped sending"), "{failure}");
     }
     let url = format!("git://127.0.0.1:{port}/x");
-    let remote = Remote { deadline: Some(Duration::from_millis(300)), ..remote(&url) };
+    let remote = Remote { deadline: Duration::from_millis(300), ..remote(&url) };
     let failure = message(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
     assert!(failure.contains("deadline"), "{failure}");
 }

@@ -258,14 +258,14 @@ fn extras_and_groups_choose_what_a_pylock_marks_with_them() {
         packages(&world.ensure_with(&files, Strategy::WhenChanged, "run-1").unwrap())
     };
     assert_eq!(built(&world), ["gamma"]);
-    world.python.extras = vec!["Web".to_owned()];
+    world.python.extras = Some(vec!["Web".to_owned()]);
     assert_eq!(built(&world), ["beta", "gamma"]);
-    world.python.groups = vec!["dev".to_owned()];
+    world.python.groups = Some(vec!["dev".to_owned()]);
     assert_eq!(built(&world), ["beta", "delta"]);
-    world.python.groups = vec!["none".to_owned()];
+    world.python.groups = Some(vec!["none".to_owned()]);
     assert!(refusal(lock(&world, &[("pylock.toml", &text)])).contains("has no group \"none\""));
     let plain = pylock(&index, "", &[("beta==1.5", "")]);
-    world.python.groups = Vec::new();
+    world.python.groups = Some(Vec::new());
     let error = refusal(lock(&world, &[("pylock.toml", &plain)]));
     assert!(error.contains("has no extra \"Web\"; there is: none"), "{error}");
 }
@@ -353,9 +353,9 @@ fn rw_5_3_a_uv_lock_is_installed_and_one_that_does_not_fit_the_project_is_refuse
     let ensured = world.ensure_with(&files, Strategy::WhenChanged, "run-1").unwrap();
     assert_eq!(packages(&ensured), ["alpha"]);
     assert!(made.asked()[asked..].iter().all(|line| line.contains("/files/")), "{:?}", made.asked());
-    world.python.extras = vec!["more".to_owned()];
+    world.python.extras = Some(vec!["more".to_owned()]);
     assert_eq!(listed(&lock(&world, &files).unwrap()), ["alpha 2.0", "gamma 1.0"]);
-    world.python.extras = Vec::new();
+    world.python.extras = Some(Vec::new());
     let changed = PROJECT.replace("['alpha']", "['alpha', 'beta']");
     let error = refusal(lock(&world, &[("uv.lock", &text), ("pyproject.toml", &changed)]));
     assert!(error.contains("it does not fit pyproject.toml"), "{error}");

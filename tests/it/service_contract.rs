@@ -22,7 +22,6 @@ use refresh_service::supervisor::Embedded;
 use refresh_service::{Admission, Before, Force, ServiceManager, ServiceState, fence};
 use refresh_settings::Service;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::UnitName;
 use rustix::process::{Pid, Signal, kill_process};
 use service::{Bench, Script, fact, message, process, run_id, start, until};
 
@@ -64,18 +63,8 @@ impl World {
 fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
     let python = service::python().to_str().unwrap().to_owned();
     let command = vec![python, "{app}/service.py".to_owned(), "{port}".to_owned()];
-    Embedded::new(
-        layout.clone(),
-        Service {
-            unit: UnitName::usual(),
-            also: Vec::new(),
-            command,
-            stop_timeout,
-            allow_root_exec: Vec::new(),
-            socket: None,
-        },
-    )
-    .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
+    Embedded::new(layout.clone(), Service { command, stop_timeout, ..Service::default() })
+        .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
 }
 
 impl Bench for World {
@@ -311,14 +300,8 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_found_and_ended() {
 fn a_program_that_is_missing_or_cannot_run_is_reported_and_nothing_is_left_running() {
     let world = World::new(&Script::new(service::LISTENS));
     let with = |command: &str| {
-        let service = Service {
-            also: Vec::new(),
-            unit: UnitName::usual(),
-            command: vec![command.to_owned()],
-            stop_timeout: Duration::from_secs(1),
-            allow_root_exec: Vec::new(),
-            socket: None,
-        };
+        let command = vec![command.to_owned()];
+        let service = Service { command, stop_timeout: Duration::from_secs(1), ..Service::default() };
         Embedded::new(world.layout.clone(), service)
             .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
     };

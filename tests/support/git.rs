@@ -16,7 +16,7 @@ use refresh_git::mirror::Mirror;
 use refresh_programs::process::Runner;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, RunId};
-use refresh_settings::{Remote, RemoteUrl, Transport};
+use refresh_settings::{Remote, Transport};
 use refresh_system::disk::Owner;
 use refresh_system::error::Failure;
 
@@ -163,8 +163,8 @@ impl World {
 }
 
 pub fn remote(url: &str) -> Remote {
-    let all = [Transport::Http, Transport::Git, Transport::File];
-    Remote { url: Some(RemoteUrl::parse(url, &all).unwrap()), ..Remote::default() }
+    let allow = vec![Transport::Http, Transport::Git, Transport::File];
+    Remote { url: Some(url.to_owned()), allow, ..Remote::default() }
 }
 
 /// The complete text of a failure, for assertions.

@@ -22,9 +22,8 @@ use refresh_environments::{Environments, Interpreter, Site, bundled};
 use refresh_events::event::Events;
 use refresh_programs::process::Runner;
 use refresh_programs::units::Units;
-use refresh_settings::DEFAULT_PATTERNS;
 use refresh_settings::layout::Layout;
-use refresh_settings::{ImportCheck, Python, Strategy};
+use refresh_settings::{ImportCheck, Python};
 use refresh_system::disk::Owner;
 
 /// The program under test: the one that was built with the test, unless another build is named. If other users cannot
@@ -92,20 +91,9 @@ pub fn interpreter() -> &'static Path {
 pub fn python() -> Python {
     Python {
         interpreter: interpreter().to_str().unwrap().to_owned(),
-        strategy: Strategy::WhenChanged,
-        definitions: DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
-        extras: Vec::new(),
-        groups: Vec::new(),
-        also: None,
-        strict: false,
-        index_url: None,
-        indexes: std::collections::BTreeMap::new(),
-        allow_source: false,
-        system_site_packages: None,
-        imports: Vec::new(),
         import_check: ImportCheck::Off,
-        command: Vec::new(),
         deadline: Duration::from_secs(300),
+        ..Python::default()
     }
 }
 

@@ -252,7 +252,7 @@ mod tests {
     use super::super::reading::read;
     use super::super::tree_source::{DefinitionFilter, TreeSource};
     use super::*;
-    use refresh_settings::DEFAULT_PATTERNS;
+    use refresh_settings::Python;
 
     struct Tree(Vec<(&'static str, &'static str)>);
 
@@ -270,11 +270,8 @@ mod tests {
     }
 
     fn read_tree(files: &[(&'static str, &'static str)]) -> Outcome<Definitions> {
-        let patterns = DEFAULT_PATTERNS.map(str::to_owned);
-        read(
-            &Tree(files.to_vec()),
-            &DefinitionFilter { patterns: &patterns, extras: &[], groups: &[], also: None },
-        )
+        let python = Python::default();
+        read(&Tree(files.to_vec()), &DefinitionFilter::of(&python, None))
     }
 
     fn names(definitions: &Definitions) -> Vec<String> {
@@ -408,11 +405,11 @@ mod tests {
 
     #[test]
     fn requirements_of_the_host_are_part_of_the_definition() {
-        let patterns = DEFAULT_PATTERNS.map(str::to_owned);
+        let python = Python::default();
         let tree = Tree(vec![("requirements.txt", "six")]);
         let read_with = |text: &'static str| {
             let also = Some((Path::new("/etc/also.txt"), text.as_bytes()));
-            read(&tree, &DefinitionFilter { patterns: &patterns, extras: &[], groups: &[], also })
+            read(&tree, &DefinitionFilter { also, ..DefinitionFilter::of(&python, None) })
         };
         let [one, other] = ["idna", "idna<4"].map(|text| read_with(text).unwrap().normalized());
         assert_ne!(one, other);

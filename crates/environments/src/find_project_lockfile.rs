@@ -57,7 +57,7 @@ mod tests {
     use super::super::reading::read;
     use super::*;
     use crate::DefinitionFilter;
-    use refresh_settings::DEFAULT_PATTERNS;
+    use refresh_settings::Python;
 
     struct Tree(Vec<(&'static str, String)>);
 
@@ -75,8 +75,8 @@ mod tests {
 
     fn definitions(files: &[(&'static str, &str)]) -> Outcome<Definitions> {
         let files = files.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
-        let patterns = DEFAULT_PATTERNS.map(str::to_owned);
-        read(&Tree(files), &DefinitionFilter { patterns: &patterns, extras: &[], groups: &[], also: None })
+        let python = Python::default();
+        read(&Tree(files), &DefinitionFilter::of(&python, None))
     }
 
     fn lock_of(files: &[(&'static str, &str)]) -> Option<PathBuf> {

@@ -43,9 +43,9 @@ impl<'a> DefinitionFilter<'a> {
     /// Returns the filter of the settings; the content of the host's own file must be read first.
     pub fn of(python: &'a Python, also: Option<&'a [u8]>) -> Self {
         Self {
-            patterns: &python.definitions,
-            extras: &python.extras,
-            groups: &python.groups,
+            patterns: python.patterns(),
+            extras: python.extras.as_deref().unwrap_or_default(),
+            groups: python.groups.as_deref().unwrap_or_default(),
             also: python.also.as_deref().zip(also),
         }
     }

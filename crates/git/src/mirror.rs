@@ -213,11 +213,11 @@ impl Mirror {
 
     /// Returns the remote's URL, which contains no credentials, for people.
     pub fn shown_url(&self) -> Option<String> {
-        self.remote.url.as_ref().map(|url| url.text.clone())
+        self.remote.url.clone()
     }
 
-    pub(super) fn url(&self) -> Outcome<&RemoteUrl> {
-        self.remote.url.as_ref().ok_or_else(|| {
+    pub(super) fn url(&self) -> Outcome<RemoteUrl> {
+        self.remote.checked_url()?.ok_or_else(|| {
             Failure::new("no remote is configured")
                 .command("ladylinux-refresh init --repo URL", &[])
                 .hint("or set remote.url in refresh.toml")

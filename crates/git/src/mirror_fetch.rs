@@ -134,7 +134,7 @@ impl Mirror {
     fn list_remote(&self, branch: &BranchName) -> Outcome<Finished> {
         let url = self.url()?;
         let listed = self.persistently(|| {
-            let program = remote::with_access_to_remote(&self.git, self.git.anywhere(), &self.remote, url)?;
+            let program = remote::with_access_to_remote(&self.git, self.git.anywhere(), &self.remote, &url)?;
             self.git.runner().run(&program.args([
                 "ls-remote",
                 "--symref",
@@ -161,7 +161,7 @@ impl Mirror {
     /// Repeats an attempt with temporary failures; waits longer before each further attempt, within the deadline of a
     /// fetch.
     fn persistently(&self, attempt: impl Fn() -> Outcome<Finished>) -> Outcome<Finished> {
-        let end = clock::monotonic() + remote::deadline(&self.remote);
+        let end = clock::monotonic() + self.remote.deadline;
         let mut finished = attempt()?;
         for wait in WAITS {
             let failure = FetchFailure::of(&finished);
@@ -190,7 +190,7 @@ impl Mirror {
                 Source::Remote => {
                     let url = self.url()?;
                     let refspec = format!("+refs/heads/{branch}:refs/heads/{branch}");
-                    remote::with_access_to_remote(&self.git, program, &self.remote, url)?
+                    remote::with_access_to_remote(&self.git, program, &self.remote, &url)?
                         // git verifies the objects that the remote sends.
                         .args(["-c", "fetch.fsckObjects=true"])
                         .args(lenient("fetch.fsck", "ignore"))

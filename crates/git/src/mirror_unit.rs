@@ -168,7 +168,7 @@ fn beside(mirror: &Path) -> PathBuf {
 
 /// Adds the secrets that the remote requires to the options. The unit finds them by [`units::credential`].
 fn secrets(mut options: UnitOptions, remote: &Remote) -> Outcome<UnitOptions> {
-    let transport = remote.url.as_ref().map(|url| url.transport);
+    let transport = remote.checked_url()?.map(|url| url.transport);
     let mut give = |name: &str, source: PathBuf| {
         options.credentials.push(Credential { name: name.to_owned(), source });
     };

@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use refresh_programs::process::{ProcessId, Program};
 use refresh_programs::units;
@@ -18,16 +17,6 @@ use super::{Git, allowing};
 pub(super) const TOKEN: &str = "token";
 /// The hidden command with which git requests the token from this program: `git-credential TOKEN_FILE USER OPERATION`.
 pub(crate) const CREDENTIAL_COMMAND: &str = "git-credential";
-
-/// Returns how long one fetch may take.
-pub(super) fn deadline(remote: &Remote) -> Duration {
-    remote.deadline.unwrap_or(Remote::DEADLINE)
-}
-
-/// Returns how long a fetch may receive nothing.
-fn stall(remote: &Remote) -> Duration {
-    remote.stall.unwrap_or(Remote::STALL)
-}
 
 /// Adds everything that a git program needs to reach the remote: the one allowed transport, credentials, proxy,
 /// certificates, deadline and stall limit. Options of the sub-command must be added afterwards.
@@ -48,7 +37,7 @@ pub(super) fn with_access_to_remote(
     match url.transport {
         Transport::Https | Transport::Http => {
             settings.push("http.lowSpeedLimit=1".to_owned());
-            settings.push(format!("http.lowSpeedTime={}", stall(remote).as_secs().max(1)));
+            settings.push(format!("http.lowSpeedTime={}", remote.stall.as_secs().max(1)));
             settings.push("http.followRedirects=initial".to_owned());
             if let Some(proxy) = &remote.proxy {
                 // It may contain a password, which a command line would show to every user. git and curl check these
@@ -71,7 +60,7 @@ pub(super) fn with_access_to_remote(
     for setting in settings {
         program = program.arg("-c").arg(setting);
     }
-    Ok(program.deadline(deadline(remote)).stall(stall(remote)))
+    Ok(program.deadline(remote.deadline).stall(remote.stall))
 }
 
 /// Returns the settings that make git request credentials from the right source, and for this host only: a redirect
@@ -88,7 +77,7 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
         } else {
             own.display().to_string()
         };
-        let user = remote.token_user.as_deref().unwrap_or(Remote::TOKEN_USER);
+        let user = remote.token_user.as_str();
         let command = [&own, CREDENTIAL_COMMAND, &file.display().to_string(), user].map(quoted).join(" ");
         settings.push(format!("credential.{host}.helper=!{command}"));
     } else if let Some(helper) = &remote.credential_helper {
@@ -101,7 +90,7 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
 /// known.
 fn ssh_command(remote: &Remote) -> String {
     let mut words = vec!["ssh".to_owned(), "-F".to_owned(), "/dev/null".to_owned()];
-    let seconds = stall(remote).as_secs().clamp(3, 60);
+    let seconds = remote.stall.as_secs().clamp(3, 60);
     let mut options = vec![
         "BatchMode=yes".to_owned(),
         "StrictHostKeyChecking=yes".to_owned(),

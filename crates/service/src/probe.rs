@@ -60,17 +60,17 @@ pub fn resolve(
     let url = if let Some(url) = &probe.url {
         url.clone()
     } else {
-        let slash = if probe.path.starts_with('/') { "" } else { "/" };
-        format!("http://127.0.0.1:{}{slash}{}", service_port(file)?, probe.path)
+        format!("http://127.0.0.1:{}{}", service_port(file)?, probe.path())
     };
-    let socket = url.strip_prefix(UNIX).map(|file| AtSocket { file: file.into(), path: probe.path.clone() });
+    let socket =
+        url.strip_prefix(UNIX).map(|file| AtSocket { file: file.into(), path: probe.path().to_owned() });
     match &socket {
         Some(socket) => check_socket(&url, &socket.file)?,
         None => check_url(&url)?,
     }
     let (url, credentials) = without_credentials(url);
     let tls = tls_of(&url, probe)?;
-    let json = probe.json.as_ref().map(|(field, value)| (field.clone(), fill_in(value, deployed)));
+    let value = probe.json_value.as_deref().map(|value| fill_in(value, deployed));
     Ok(ResolvedProbe {
         url,
         credentials,
@@ -78,7 +78,7 @@ pub fn resolve(
         tls,
         headers: probe.headers.clone(),
         status: probe.status,
-        json,
+        json: probe.json_field.clone().zip(value),
         body: probe.body.clone(),
         deadline: probe.deadline,
         settle: probe.settle,

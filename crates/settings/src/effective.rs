@@ -2,13 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::file::{
-    DurationText, HookTable, HostFile, ModelsTable, ProbeTable, PythonTable, RemoteTable, SecurityTable,
-    ServiceTable, SocketSetting,
-};
+use super::file::HostFile;
 use super::layers::Layers;
 use super::names::without_credentials;
-use super::{Hook, Remote, Settings};
+use super::{Models, Probe, Python, Remote, Settings};
 
 /// The directory of mirror, trees and environments, unless the host sets it.
 const STORE: &str = "/opt/ladylinux-refresh";
@@ -18,100 +15,32 @@ impl HostFile {
     /// out.
     pub fn in_force(layers: &Layers, settings: &Settings) -> Self {
         let host = &layers.host;
+        let Settings { remote, python, probe, models, .. } = settings;
+        let public = |url: &Option<String>| url.as_deref().map(without_credentials);
+        let indexes = python.indexes.iter().map(|(name, url)| (name.clone(), without_credentials(url)));
         Self {
             branch: settings.branch.clone(),
-            allowed_branches: Some(settings.allowed_branches.clone()),
-            strict_order: Some(settings.strict_order),
-            preserve: Some(settings.preserve.clone()),
-            ignored: Some(settings.ignored),
+            allowed_branches: settings.allowed_branches.clone(),
+            strict_order: settings.strict_order,
+            preserve: settings.preserve.clone(),
+            ignored: settings.ignored,
             keep: Some(settings.keep),
             store: Some(host.store.clone().unwrap_or_else(|| PathBuf::from(STORE))),
-            remote: remote(host, &settings.remote),
-            python: python(settings),
-            service: service(host, settings),
-            probe: probe(settings),
-            models: ModelsTable {
-                verify: Some(settings.models.verify),
-                stores: Some(host.models.stores.clone().unwrap_or_default()),
+            remote: Remote { proxy: public(&remote.proxy), ..remote.clone() },
+            python: Python {
+                definitions: Some(python.patterns().to_vec()),
+                extras: Some(python.extras.clone().unwrap_or_default()),
+                groups: Some(python.groups.clone().unwrap_or_default()),
+                index_url: public(&python.index_url),
+                indexes: indexes.collect(),
+                ..python.clone()
             },
-            security: SecurityTable { require: Some(settings.security.require) },
-            hook: settings.hooks.iter().map(hook).collect(),
+            service: settings.service.clone(),
+            probe: Probe { url: public(&probe.url), path: Some(probe.path().to_owned()), ..probe.clone() },
+            models: Models { stores: host.models.stores.clone(), ..*models },
+            security: settings.security,
+            hook: settings.hooks.clone(),
         }
-    }
-}
-
-fn remote(host: &HostFile, remote: &Remote) -> RemoteTable {
-    RemoteTable {
-        url: remote.url.as_ref().map(|url| url.text.clone()),
-        allow: Some(host.remote.allow.clone().unwrap_or_default()),
-        token_file: remote.token_file.clone(),
-        token_user: Some(remote.token_user.clone().unwrap_or_else(|| Remote::TOKEN_USER.to_owned())),
-        credential_helper: remote.credential_helper.clone(),
-        ssh_key: remote.ssh_key.clone(),
-        known_hosts: remote.known_hosts.clone(),
-        proxy: remote.proxy.as_deref().map(without_credentials),
-        ca_file: remote.ca_file.clone(),
-        deadline: Some(DurationText(remote.deadline.unwrap_or(Remote::DEADLINE))),
-        stall: Some(DurationText(remote.stall.unwrap_or(Remote::STALL))),
-    }
-}
-
-fn python(settings: &Settings) -> PythonTable {
-    let python = &settings.python;
-    let indexes = python.indexes.iter().map(|(name, url)| (name.clone(), without_credentials(url)));
-    PythonTable {
-        interpreter: Some(python.interpreter.clone()),
-        strategy: Some(python.strategy),
-        definitions: Some(python.definitions.clone()),
-        extras: Some(python.extras.clone()),
-        groups: Some(python.groups.clone()),
-        strict: Some(python.strict),
-        also: python.also.clone(),
-        index_url: python.index_url.as_deref().map(without_credentials),
-        indexes: Some(indexes.collect()),
-        allow_source: Some(python.allow_source),
-        system_site_packages: python.system_site_packages,
-        deadline: Some(DurationText(python.deadline)),
-        imports: Some(python.imports.clone()),
-        import_check: Some(python.import_check),
-    }
-}
-
-fn service(host: &HostFile, settings: &Settings) -> ServiceTable {
-    let service = &settings.service;
-    ServiceTable {
-        unit: Some(service.unit.clone()),
-        also: Some(service.also.clone()),
-        command: Some(service.command.clone()),
-        stop_timeout: Some(DurationText(service.stop_timeout)),
-        allow_root_exec: Some(service.allow_root_exec.clone()),
-        socket: Some(host.service.socket.unwrap_or(SocketSetting::Loopback(false))),
-    }
-}
-
-fn probe(settings: &Settings) -> ProbeTable {
-    let probe = &settings.probe;
-    ProbeTable {
-        url: probe.url.as_deref().map(without_credentials),
-        path: Some(probe.path.clone()),
-        ca_file: probe.ca_file.clone(),
-        headers: Some(probe.headers.clone()),
-        status: probe.status,
-        json_field: probe.json.as_ref().map(|(field, _)| field.clone()),
-        json_value: probe.json.as_ref().map(|(_, value)| value.clone()),
-        body: probe.body.clone(),
-        deadline: Some(DurationText(probe.deadline)),
-        settle: Some(DurationText(probe.settle)),
-    }
-}
-
-fn hook(hook: &Hook) -> HookTable {
-    HookTable {
-        name: hook.name.clone(),
-        kind: hook.kind,
-        command: hook.command.clone(),
-        deadline: Some(DurationText(hook.deadline)),
-        stage: hook.stage,
     }
 }
 
@@ -202,10 +131,11 @@ stage = true
             let (_, again) = resolved(&file);
             let shown = |mut settings: Settings| {
                 settings.origins.clear();
-                let Remote { deadline, stall, token_user, .. } = &mut settings.remote;
-                deadline.get_or_insert(Remote::DEADLINE);
-                stall.get_or_insert(Remote::STALL);
-                token_user.get_or_insert(Remote::TOKEN_USER.to_owned());
+                let (python, probe) = (&mut settings.python, &mut settings.probe);
+                python.definitions = Some(python.patterns().to_vec());
+                python.extras.get_or_insert_default();
+                python.groups.get_or_insert_default();
+                probe.path = Some(probe.path().to_owned());
                 format!("{settings:#?}")
             };
             assert_eq!(shown(again), shown(settings), "{file}");

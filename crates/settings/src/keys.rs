@@ -4,10 +4,8 @@ use serde::de::value::Error;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::file::{
-    ApplicationFile, ApplicationProbe, Author, HookTable, HostFile, ModelsTable, ProbeTable, PythonTable,
-    RemoteTable, SecurityTable, ServiceTable,
-};
+use super::file::{ApplicationFile, ApplicationProbe, Author, HostFile};
+use super::{Hook, Models, Probe, Python, Remote, Security, Service};
 
 /// The keys of a table; the empty name is the top of the file.
 pub type TableKeys = (&'static str, &'static [&'static str]);
@@ -16,23 +14,19 @@ pub type TableKeys = (&'static str, &'static [&'static str]);
 pub fn host_keys() -> [TableKeys; 8] {
     [
         ("", fields::<HostFile>()),
-        ("remote", fields::<RemoteTable>()),
-        ("python", fields::<PythonTable>()),
-        ("service", fields::<ServiceTable>()),
-        ("probe", fields::<ProbeTable>()),
-        ("models", fields::<ModelsTable>()),
-        ("security", fields::<SecurityTable>()),
-        ("hook", fields::<HookTable>()),
+        ("remote", fields::<Remote>()),
+        ("python", fields::<Python>()),
+        ("service", fields::<Service>()),
+        ("probe", fields::<Probe>()),
+        ("models", fields::<Models>()),
+        ("security", fields::<Security>()),
+        ("hook", fields::<Hook>()),
     ]
 }
 
 /// Returns the keys of the application's file.
 pub fn application_keys() -> [TableKeys; 3] {
-    [
-        ("", fields::<ApplicationFile>()),
-        ("probe", fields::<ApplicationProbe>()),
-        ("hook", fields::<HookTable>()),
-    ]
+    [("", fields::<ApplicationFile>()), ("probe", fields::<ApplicationProbe>()), ("hook", fields::<Hook>())]
 }
 
 /// Returns the keys of one table; none for a table that `author` does not have.
@@ -85,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_keys_of_a_table_are_the_fields_of_its_type() {
-        assert_eq!(fields::<ModelsTable>(), ["verify", "stores"]);
+        assert_eq!(fields::<Models>(), ["verify", "stores"]);
         assert_eq!(fields::<String>(), [""; 0]);
         let [(_, top), tables @ ..] = host_keys();
         for (table, keys) in tables {

@@ -8,25 +8,20 @@
 mod check;
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Component, Path};
 
 use serde::Serialize;
 
-use crate::DEFAULT_PATTERNS;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::normal_name;
 
-use super::file::{
-    APPLICATION_FILE, ApplicationFile, ApplicationProbe, Author, DurationText, HookTable, HostFile,
-    ProbeTable, ServiceTable, SocketSetting,
-};
+use super::file::{APPLICATION_FILE, ApplicationFile, Author, HostFile};
 use super::layout::Layout;
 use super::names::{UnitName, without_credentials};
 use super::parse::parse;
 use super::{
-    Hook, HookKind, IgnoredFiles, ImportCheck, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl,
-    Security, Service, Settings, Strategy, model_stores, trust,
+    Hook, HookKind, ModelCheck, Models, Origin, Probe, Python, Service, Settings, Strategy, model_stores,
+    trust,
 };
 
 /// The options of a run that are settings.
@@ -49,9 +44,6 @@ pub struct Overrides {
     #[arg(long)]
     pub strict: bool,
 }
-
-/// How the service is started unless the host sets a command.
-const COMMAND: [&str; 6] = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"];
 
 /// The layers that settings are resolved from.
 #[derive(Debug, Clone)]
@@ -127,61 +119,57 @@ impl Layers {
     pub fn resolve(&self) -> Outcome<Settings> {
         let mut pick = LayerChoice { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
-        let command = COMMAND.map(str::to_owned).to_vec();
-        let command = pick.host("service.command", host.service.command.clone(), command);
-        let strict_order = over.no_stage.then_some(true);
+        check_also(&host.service)?;
         let settings = Settings {
             layout: self.layout.clone(),
-            branch: pick.optional("branch", host.branch.clone()),
-            allowed_branches: pick.host("allowed_branches", host.allowed_branches.clone(), Vec::new()),
-            strict_order: pick.option("strict_order", strict_order, host.strict_order, false),
-            preserve: pick.host("preserve", host.preserve.clone(), Vec::new()),
-            ignored: pick.host("ignored", host.ignored, IgnoredFiles::Keep),
-            remote: self.remote()?,
-            python: self.python(command.clone(), &mut pick)?,
-            service: Self::service(&host.service, command, &mut pick)?,
-            probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
+            branch: host.branch.clone(),
+            allowed_branches: host.allowed_branches.clone(),
+            strict_order: pick.option("strict_order", over.no_stage.then_some(true), host.strict_order),
+            preserve: host.preserve.clone(),
+            ignored: host.ignored,
+            remote: host.remote.clone(),
+            python: self.python(&mut pick)?,
+            service: host.service.clone(),
+            probe: Probe {
+                path: pick.application("probe.path", host.probe.path.as_ref(), app.probe.path.as_ref()),
+                ..host.probe.clone()
+            },
             models: self.models(&mut pick),
-            security: Security { require: pick.host("security.require", host.security.require, false) },
+            security: host.security,
             hooks: self.hooks()?,
-            keep: pick.host("keep", host.keep, 3),
+            keep: host.keep.unwrap_or(3),
             origins: pick.origins,
         };
+        settings.remote.checked_url()?;
+        check_probe(&settings.probe)?;
         check_patterns(&settings)?;
         check_stores(&settings)?;
         Ok(settings)
     }
 
-    fn python(&self, command: Vec<String>, pick: &mut LayerChoice) -> Outcome<Python> {
+    fn python(&self, pick: &mut LayerChoice) -> Outcome<Python> {
         let (host, app, over) = (&self.host.python, &self.application, &self.overrides);
         let always = over.always_rebuild_venv.then_some(Strategy::Always);
-        let strict = over.strict.then_some(true);
-        let patterns = DEFAULT_PATTERNS.map(str::to_owned).to_vec();
         Ok(Python {
-            interpreter: pick.host("python.interpreter", host.interpreter.clone(), "python3".to_owned()),
-            strategy: pick.option("python.strategy", always, host.strategy, Strategy::WhenChanged),
-            definitions: pick.both("python.definitions", [&host.definitions, &app.definitions], patterns),
-            extras: pick.both("python.extras", [&host.extras, &app.extras], Vec::new()),
-            groups: pick.both("python.groups", [&host.groups, &app.groups], Vec::new()),
-            also: pick.optional("python.also", host.also.clone()),
-            strict: pick.option("python.strict", strict, host.strict, false),
-            index_url: pick.optional("python.index_url", host.index_url.clone()),
-            allow_source: pick.host("python.allow_source", host.allow_source, false),
-            system_site_packages: pick.optional("python.system_site_packages", host.system_site_packages),
-            deadline: pick.seconds("python.deadline", host.deadline, 30 * 60),
-            indexes: self.indexes(pick)?,
-            import_check: pick.host("python.import_check", host.import_check, ImportCheck::Compile),
-            imports: pick.host("python.imports", host.imports.clone(), Vec::new()),
-            command,
+            strategy: pick.option("python.strategy", always, host.strategy),
+            definitions: pick.application(
+                "python.definitions",
+                host.definitions.as_ref(),
+                app.definitions.as_ref(),
+            ),
+            extras: pick.application("python.extras", host.extras.as_ref(), app.extras.as_ref()),
+            groups: pick.application("python.groups", host.groups.as_ref(), app.groups.as_ref()),
+            strict: pick.option("python.strict", over.strict.then_some(true), host.strict),
+            indexes: self.indexes()?,
+            command: self.host.service.command.clone(),
+            ..host.clone()
         })
     }
 
     /// The indexes of single packages, by the normal names of the packages.
-    fn indexes(&self, pick: &mut LayerChoice) -> Outcome<BTreeMap<String, String>> {
-        let named = self.host.python.indexes.clone();
-        let named = pick.host("python.indexes", named, BTreeMap::new());
-        let checked = named.into_iter().map(|(name, url)| {
-            let normal = normal_name(&name);
+    fn indexes(&self) -> Outcome<BTreeMap<String, String>> {
+        let checked = self.host.python.indexes.iter().map(|(name, url)| {
+            let normal = normal_name(name);
             let is_name = normal.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if normal.is_empty() || !is_name {
                 return Err(Failure::new(format!("{name:?} in python.indexes is not the name of a package")));
@@ -190,115 +178,31 @@ impl Layers {
             if !is_web || url.chars().any(|c| c.is_whitespace() || c.is_control() || c == '"') {
                 return Err(Failure::new(format!(
                     "the index of {name} in python.indexes is not the URL of one: {:?}",
-                    without_credentials(&url)
+                    without_credentials(url)
                 )));
             }
-            Ok((normal, url))
+            Ok((normal, url.clone()))
         });
         checked.collect()
     }
 
-    fn remote(&self) -> Outcome<Remote> {
-        let table = &self.host.remote;
-        let allowed = table.allow.clone().unwrap_or_default();
-        Ok(Remote {
-            url: table.url.as_deref().map(|text| RemoteUrl::parse(text, &allowed)).transpose()?,
-            token_file: table.token_file.clone(),
-            token_user: table.token_user.clone(),
-            credential_helper: table.credential_helper.clone(),
-            ssh_key: table.ssh_key.clone(),
-            known_hosts: table.known_hosts.clone(),
-            proxy: table.proxy.clone(),
-            ca_file: table.ca_file.clone(),
-            deadline: table.deadline.map(|span| span.0),
-            stall: table.stall.map(|span| span.0),
-        })
-    }
-
-    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut LayerChoice) -> Outcome<Service> {
-        let unit = pick.host("service.unit", host.unit.clone(), UnitName::usual());
-        let also = pick.host("service.also", host.also.clone(), Vec::new());
-        let is_twice = |(at, name): (usize, &UnitName)| *name == unit || also[..at].contains(name);
-        if let Some((_, name)) = also.iter().enumerate().find(|it| is_twice(*it)) {
-            return Err(Failure::new(format!("service.also names {name}, which is named already")));
-        }
-        Ok(Service {
-            unit,
-            also,
-            command,
-            stop_timeout: pick.seconds("service.stop_timeout", host.stop_timeout, 30),
-            allow_root_exec: pick.host("service.allow_root_exec", host.allow_root_exec.clone(), Vec::new()),
-            socket: match pick.host("service.socket", host.socket, SocketSetting::Loopback(false)) {
-                SocketSetting::Loopback(wanted) => wanted.then_some(std::net::Ipv4Addr::LOCALHOST.into()),
-                SocketSetting::Address(address) => Some(address),
-            },
-        })
-    }
-
-    fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut LayerChoice) -> Outcome<Probe> {
-        let json = Self::json(host)?;
-        let path = pick.both("probe.path", [&host.path, &app.path], "/".to_owned());
-        check_probe_path(&path)?;
-        Ok(Probe {
-            url: pick.optional("probe.url", host.url.clone()),
-            path,
-            ca_file: pick.optional("probe.ca_file", host.ca_file.clone()),
-            headers: Self::headers(host, pick)?,
-            status: pick.optional("probe.status", host.status),
-            json,
-            body: pick.optional("probe.body", host.body.clone()),
-            deadline: pick.seconds("probe.deadline", host.deadline, 60),
-            settle: pick.seconds("probe.settle", host.settle, 3),
-        })
-    }
-
-    /// The header fields of the health check: names and values that can be sent.
-    fn headers(host: &ProbeTable, pick: &mut LayerChoice) -> Outcome<BTreeMap<String, String>> {
-        let headers = pick.host("probe.headers", host.headers.clone(), BTreeMap::new());
-        for (name, value) in &headers {
-            let is_name =
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-            let is_value = value.bytes().all(|b| (b' '..=b'~').contains(&b));
-            // The probe itself sets the length of the request and closes each connection.
-            let is_own = ["connection", "content-length", "transfer-encoding"]
-                .iter()
-                .any(|own| name.eq_ignore_ascii_case(own));
-            if !is_name || !is_value || is_own {
-                return Err(Failure::new(format!("probe.headers cannot have {name:?} = {value:?}")).hint(
-                    "set names of letters, digits and dashes, and values of one line, for instance Host",
-                ));
-            }
-        }
-        Ok(headers)
-    }
-
-    fn json(host: &ProbeTable) -> Outcome<Option<(String, String)>> {
-        match (&host.json_field, &host.json_value) {
-            (Some(field), Some(value)) => Ok(Some((field.clone(), value.clone()))),
-            (None, None) => Ok(None),
-            _ => Err(Failure::new("probe.json_field and probe.json_value need each other")),
-        }
-    }
-
     fn models(&self, pick: &mut LayerChoice) -> Models {
         let (host, over) = (&self.host.models, &self.overrides);
-        let moved = |stores: &Vec<PathBuf>| {
-            stores.iter().map(|path| model_stores::below(&self.layout, path)).collect::<Vec<_>>()
-        };
-        let stores = host.stores.as_ref().map(moved);
         Models {
-            verify: pick.option("models.verify", over.verify_models, host.verify, ModelCheck::Off),
-            stores: pick.host("models.stores", stores, Vec::new()),
+            verify: pick.option("models.verify", over.verify_models, host.verify),
+            stores: host.stores.iter().map(|path| model_stores::below(&self.layout, path)).collect(),
         }
     }
 
     fn hooks(&self) -> Outcome<Vec<Hook>> {
-        let of = |tables: &[HookTable], origin| -> Outcome<Vec<Hook>> {
-            tables.iter().map(|table| hook(table, origin)).collect()
-        };
-        let mut hooks = of(&self.application.hook, Origin::Application)?;
-        hooks.extend(of(&self.host.hook, Origin::Host)?);
-        Ok(hooks)
+        let of_application = self.application.hook.iter().map(|hook| (hook, Origin::Application));
+        let of_host = self.host.hook.iter().map(|hook| (hook, Origin::Host));
+        let all = of_application.chain(of_host);
+        all.map(|(hook, origin)| {
+            check_hook(hook, origin)?;
+            Ok(Hook { origin, ..hook.clone() })
+        })
+        .collect()
     }
 }
 
@@ -313,28 +217,61 @@ pub fn read_application(bytes: Option<&[u8]>) -> Outcome<ApplicationFile> {
     parse(text, Path::new(APPLICATION_FILE), Author::Application)
 }
 
-fn hook(table: &HookTable, origin: Origin) -> Outcome<Hook> {
-    let name = &table.name;
+fn check_also(service: &Service) -> Outcome<()> {
+    let Service { unit, also, .. } = service;
+    let is_twice = |(at, name): &(usize, &UnitName)| *name == unit || also[..*at].contains(name);
+    match also.iter().enumerate().find(is_twice) {
+        None => Ok(()),
+        Some((_, name)) => Err(Failure::new(format!("service.also names {name}, which is named already"))),
+    }
+}
+
+fn check_hook(hook: &Hook, origin: Origin) -> Outcome<()> {
+    let name = &hook.name;
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         return Err(Failure::new(format!("a hook in {origin} has no readable name: {name:?}")));
     }
-    if table.command.first().is_none_or(String::is_empty) {
+    if hook.command.first().is_none_or(String::is_empty) {
         return Err(Failure::new(format!("the hook {name} in {origin} has no command")));
     }
-    if table.stage && !matches!(table.kind, HookKind::Check | HookKind::Assets) {
+    if hook.stage && !matches!(hook.kind, HookKind::Check | HookKind::Assets) {
         return Err(Failure::new(format!(
             "the hook {name} in {origin} cannot be staged: only a check and an assets hook leave the data alone"
         ))
         .hint("remove `stage = true`, or declare the hook as `kind = \"check\"` or `\"assets\"`"));
     }
-    Ok(Hook {
-        name: name.clone(),
-        kind: table.kind,
-        command: table.command.clone(),
-        deadline: table.deadline.map_or(Duration::from_secs(300), |span| span.0),
-        stage: table.stage,
-        origin,
-    })
+    Ok(())
+}
+
+fn check_probe(probe: &Probe) -> Outcome<()> {
+    check_probe_path(probe.path())?;
+    check_headers(&probe.headers)?;
+    check_json(probe)
+}
+
+/// Checks the header fields of the health check: names and values that can be sent.
+fn check_headers(headers: &BTreeMap<String, String>) -> Outcome<()> {
+    for (name, value) in headers {
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let is_value = value.bytes().all(|b| (b' '..=b'~').contains(&b));
+        // The probe itself sets the length of the request and closes each connection.
+        let is_own = ["connection", "content-length", "transfer-encoding"]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own));
+        if !is_name || !is_value || is_own {
+            return Err(Failure::new(format!("probe.headers cannot have {name:?} = {value:?}"))
+                .hint("set names of letters, digits and dashes, and values of one line, for instance Host"));
+        }
+    }
+    Ok(())
+}
+
+fn check_json(probe: &Probe) -> Outcome<()> {
+    if probe.json_field.is_some() == probe.json_value.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new("probe.json_field and probe.json_value need each other"))
 }
 
 fn check_probe_path(path: &str) -> Outcome<()> {
@@ -345,9 +282,9 @@ fn check_probe_path(path: &str) -> Outcome<()> {
 }
 
 fn check_patterns(settings: &Settings) -> Outcome<()> {
-    let all = [("preserve", &settings.preserve), ("definitions", &settings.python.definitions)];
-    all.iter()
-        .try_for_each(|(key, patterns)| patterns.iter().try_for_each(|pattern| check_pattern(key, pattern)))
+    let preserve = settings.preserve.iter().map(|pattern| ("preserve", pattern));
+    let definitions = settings.python.definitions.iter().flatten().map(|pattern| ("definitions", pattern));
+    preserve.chain(definitions).try_for_each(|(key, pattern)| check_pattern(key, pattern))
 }
 
 fn check_pattern(key: &str, pattern: &str) -> Outcome<()> {
@@ -389,42 +326,31 @@ fn check_model_store(layout: &Layout, path: &Path) -> Outcome<()> {
     }
 }
 
-/// Picks the value of the first layer that has one, and remembers the layer.
+/// Picks between the host's file and another layer, and remembers the values of the other one.
 struct LayerChoice {
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<&'static str, Origin>,
 }
 
 impl LayerChoice {
-    fn first<T, const N: usize>(&mut self, key: &str, layers: [(Option<T>, Origin); N]) -> Option<T> {
-        let (value, origin) = layers.into_iter().find_map(|(value, origin)| Some((value?, origin)))?;
-        self.origins.insert(key.to_owned(), origin);
-        Some(value)
-    }
-
-    /// Picks a value that only the host sets, and that has no default.
-    fn optional<T>(&mut self, key: &str, host: Option<T>) -> Option<T> {
-        self.first(key, [(host, Origin::Host)])
-    }
-
-    /// Picks a value that only the host sets.
-    fn host<T>(&mut self, key: &str, host: Option<T>, default: T) -> T {
-        self.optional(key, host).unwrap_or(default)
-    }
-
-    /// Picks a duration that only the host sets; the default is in seconds.
-    fn seconds(&mut self, key: &str, host: Option<DurationText>, default: u64) -> Duration {
-        self.optional(key, host).map_or(Duration::from_secs(default), |span| span.0)
-    }
-
     /// Picks a value that an option of the command line or the host sets.
-    fn option<T>(&mut self, key: &str, option: Option<T>, host: Option<T>, default: T) -> T {
-        self.first(key, [(option, Origin::Flag), (host, Origin::Host)]).unwrap_or(default)
+    fn option<T>(&mut self, key: &'static str, option: Option<T>, host: T) -> T {
+        if option.is_some() {
+            self.origins.insert(key, Origin::Flag);
+        }
+        option.unwrap_or(host)
     }
 
     /// Picks a value that the host or the application sets.
-    fn both<T: Clone>(&mut self, key: &str, [host, app]: [&Option<T>; 2], default: T) -> T {
-        let layers = [(host.clone(), Origin::Host), (app.clone(), Origin::Application)];
-        self.first(key, layers).unwrap_or(default)
+    fn application<T: Clone>(
+        &mut self,
+        key: &'static str,
+        host: Option<&T>,
+        application: Option<&T>,
+    ) -> Option<T> {
+        if host.is_none() && application.is_some() {
+            self.origins.insert(key, Origin::Application);
+        }
+        host.or(application).cloned()
     }
 }
 

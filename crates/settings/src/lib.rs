@@ -14,26 +14,29 @@ pub mod names;
 pub mod own_state;
 mod parse;
 mod remote_url;
+pub mod text_forms;
 pub mod trust;
 pub mod users;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use layout::Layout;
 use names::{BranchName, UnitName};
 use serde::{Deserialize, Serialize};
+use text_forms::{duration_text, listening_address};
 
 /// The origin of a value; later ones win.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// Built in.
-    Default,
     /// `refresh.toml` at the root of the pinned commit.
     Application,
     /// `/etc/ladylinux/refresh.toml`.
+    #[default]
     Host,
     /// An option on the command line.
     Flag,
@@ -42,7 +45,6 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Default => "built in",
             Self::Application => "the application's refresh.toml",
             Self::Host => "the host's refresh.toml",
             Self::Flag => "the command line",
@@ -81,16 +83,11 @@ pub struct Settings {
     pub security: Security,
     /// How many good runs (their commits and environments) are kept for a rollback.
     pub keep: usize,
-    /// The origins of values that are not built in, by key (`probe.deadline`).
-    pub origins: BTreeMap<String, Origin>,
+    /// The origins of values that are neither built in nor of the host's file, by key (`probe.path`).
+    pub origins: BTreeMap<&'static str, Origin>,
 }
 
 impl Settings {
-    /// Returns the origin of the value of a key.
-    pub fn origin(&self, key: &str) -> Origin {
-        self.origins.get(key).copied().unwrap_or(Origin::Default)
-    }
-
     /// Returns the branch to follow if the command line names none: the one that the host names, else the one deployed
     /// now, else `main`.
     pub fn branch_to_follow(&self, deployed: Option<BranchName>) -> BranchName {
@@ -99,14 +96,17 @@ impl Settings {
 }
 
 /// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Remote {
-    /// The URL; contains no credentials.
-    pub url: Option<RemoteUrl>,
+    /// The URL. Only [`Self::checked_url`] is used.
+    pub url: Option<String>,
+    /// The unprotected transports that the URL may have.
+    pub allow: Vec<Transport>,
     /// A file that contains a token for https, readable by root (or the caller) only.
     pub token_file: Option<PathBuf>,
     /// The user name that goes with the token.
-    pub token_user: Option<String>,
+    pub token_user: String,
     /// A git credential helper, as in `credential.helper`.
     pub credential_helper: Option<String>,
     /// A private key for ssh.
@@ -118,18 +118,30 @@ pub struct Remote {
     /// A file of certificates to trust for https.
     pub ca_file: Option<PathBuf>,
     /// How long one fetch may take.
-    pub deadline: Option<Duration>,
+    #[serde(with = "duration_text")]
+    pub deadline: Duration,
     /// How long a fetch may receive nothing.
-    pub stall: Option<Duration>,
+    #[serde(with = "duration_text")]
+    pub stall: Duration,
 }
 
-impl Remote {
-    /// How long one fetch may take, unless the host sets it.
-    pub const DEADLINE: Duration = Duration::from_secs(600);
-    /// How long a fetch may receive nothing, unless the host sets it.
-    pub const STALL: Duration = Duration::from_secs(60);
-    /// The user name that goes with a token, unless the host sets it: the usual hosts accept any name.
-    pub const TOKEN_USER: &str = "x-access-token";
+impl Default for Remote {
+    fn default() -> Self {
+        Self {
+            url: None,
+            allow: Vec::new(),
+            token_file: None,
+            // The usual hosts accept any name.
+            token_user: "x-access-token".to_owned(),
+            credential_helper: None,
+            ssh_key: None,
+            known_hosts: None,
+            proxy: None,
+            ca_file: None,
+            deadline: Duration::from_secs(600),
+            stall: Duration::from_secs(60),
+        }
+    }
 }
 
 /// How a remote is reached.
@@ -149,7 +161,7 @@ pub enum Transport {
 }
 
 /// A checked remote URL: of an allowed transport, without credentials.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteUrl {
     /// The text that git gets.
     pub text: String,
@@ -158,25 +170,26 @@ pub struct RemoteUrl {
 }
 
 /// The patterns of requirements files if the settings name none.
-pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
+const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
 
 /// How the environment is built.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Python {
     /// The interpreter: a name to search for or a path.
     pub interpreter: String,
     /// When a new environment is built.
     pub strategy: Strategy,
-    /// Globs at the root of the tree that name the dependency definitions.
-    pub definitions: Vec<String>,
+    /// Globs at the root of the tree that name the dependency definitions; `None` if neither file sets them.
+    pub definitions: Option<Vec<String>>,
     /// The extras of the application's project that are installed.
-    pub extras: Vec<String>,
+    pub extras: Option<Vec<String>>,
     /// The dependency groups that are installed.
-    pub groups: Vec<String>,
-    /// A file of requirements that the host adds to the application's.
-    pub also: Option<PathBuf>,
+    pub groups: Option<Vec<String>>,
     /// Whether only a locked definition of the application is accepted.
     pub strict: bool,
+    /// A file of requirements that the host adds to the application's.
+    pub also: Option<PathBuf>,
     /// The package index, if it is not uv's default.
     pub index_url: Option<String>,
     /// The indexes that single packages come from, by their normal names.
@@ -186,13 +199,46 @@ pub struct Python {
     /// Whether environments see the packages of the system, too; `None`: they do not, and the host has not set it.
     pub system_site_packages: Option<bool>,
     /// How long one build may take.
+    #[serde(with = "duration_text")]
     pub deadline: Duration,
     /// Modules that a new environment must be able to import.
     pub imports: Vec<String>,
     /// How the application's entry module is checked before the stop.
     pub import_check: ImportCheck,
     /// The service's command, whose modules it must be able to import as well.
+    #[serde(skip)]
     pub command: Vec<String>,
+}
+
+impl Default for Python {
+    fn default() -> Self {
+        Self {
+            interpreter: "python3".to_owned(),
+            strategy: Strategy::default(),
+            definitions: None,
+            extras: None,
+            groups: None,
+            strict: false,
+            also: None,
+            index_url: None,
+            indexes: BTreeMap::new(),
+            allow_source: false,
+            system_site_packages: None,
+            deadline: Duration::from_secs(30 * 60),
+            imports: Vec::new(),
+            import_check: ImportCheck::default(),
+            command: Vec::new(),
+        }
+    }
+}
+
+impl Python {
+    /// Returns the globs at the root of the tree that name the dependency definitions.
+    pub fn patterns(&self) -> &[String] {
+        static DEFAULT: LazyLock<Vec<String>> =
+            LazyLock::new(|| DEFAULT_PATTERNS.map(str::to_owned).to_vec());
+        self.definitions.as_deref().unwrap_or(&DEFAULT)
+    }
 }
 
 /// How the application's entry module is checked before the service is stopped.
@@ -220,7 +266,8 @@ pub enum Strategy {
 }
 
 /// The service's unit of systemd, and how the embedded supervisor runs the service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Service {
     /// The unit.
     pub unit: UnitName,
@@ -229,39 +276,86 @@ pub struct Service {
     /// The command: program and arguments. `{venv}`, `{app}` and `{port}` are replaced by paths and the port.
     pub command: Vec<String>,
     /// How long the service may take to end by itself.
+    #[serde(with = "duration_text")]
     pub stop_timeout: Duration,
     /// Paths of the application that the unit may run as root.
     pub allow_root_exec: Vec<String>,
     /// The address of the listening socket that the embedded supervisor starts the service with.
-    pub socket: Option<std::net::IpAddr>,
+    #[serde(with = "listening_address")]
+    pub socket: Option<IpAddr>,
+}
+
+/// How the service is started unless the host sets a command.
+const COMMAND: [&str; 6] = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"];
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            unit: UnitName::usual(),
+            also: Vec::new(),
+            command: COMMAND.map(str::to_owned).to_vec(),
+            stop_timeout: Duration::from_secs(30),
+            allow_root_exec: Vec::new(),
+            socket: None,
+        }
+    }
 }
 
 /// The health check of a started service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Probe {
     /// The complete URL, or `unix:` and a path, if the host sets it; else `http://127.0.0.1:<port><path>`.
     pub url: Option<String>,
-    /// The path below the port of the env file.
-    pub path: String,
+    /// The path below the port of the env file; `None` if neither file sets it.
+    pub path: Option<String>,
     /// The certificates to check an https server against; without them its certificate is not checked.
     pub ca_file: Option<PathBuf>,
     /// Header fields of the request.
     pub headers: BTreeMap<String, String>,
     /// The status to expect; `None`: any below 500.
     pub status: Option<u16>,
-    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{environment}` are
-    /// replaced by the deployed ones.
-    pub json: Option<(String, String)>,
+    /// A field of a JSON answer (`a.b`).
+    pub json_field: Option<String>,
+    /// The value that it must have; `{commit}`, `{branch}` and `{environment}` are replaced by the deployed ones.
+    pub json_value: Option<String>,
     /// A text that the answer must contain.
     pub body: Option<String>,
     /// How long the service may take until it passes the health check.
+    #[serde(with = "duration_text")]
     pub deadline: Duration,
     /// How long it must keep passing the health check.
+    #[serde(with = "duration_text")]
     pub settle: Duration,
 }
 
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            url: None,
+            path: None,
+            ca_file: None,
+            headers: BTreeMap::new(),
+            status: None,
+            json_field: None,
+            json_value: None,
+            body: None,
+            deadline: Duration::from_secs(60),
+            settle: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Probe {
+    /// Returns the path below the port of the env file.
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or("/")
+    }
+}
+
 /// How models are verified. Nothing ever changes them (RW-6.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Models {
     /// How a run verifies them before it touches anything.
     pub verify: ModelCheck,
@@ -293,8 +387,6 @@ pub enum ModelCheck {
     Full,
 }
 
-impl ModelCheck {}
-
 /// The purpose of a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -322,14 +414,16 @@ impl HookKind {
 }
 
 /// The protection that the host must enforce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Security {
     /// Refuses a refresh if a part of the table of units is not in force.
     pub require: bool,
 }
 
 /// A command that is run in step 4.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hook {
     /// Its name, for messages.
     pub name: String,
@@ -338,9 +432,16 @@ pub struct Hook {
     /// Program and arguments.
     pub command: Vec<String>,
     /// How long it may take.
+    #[serde(default = "five_minutes", with = "duration_text")]
     pub deadline: Duration,
     /// Runs in staging, in a copy of the commit: a check in staging and in step 4, an assets hook only in staging.
+    #[serde(default)]
     pub stage: bool,
     /// The file that declares it.
+    #[serde(skip)]
     pub origin: Origin,
+}
+
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
 }

@@ -8,102 +8,87 @@ use std::path::{Path, PathBuf};
 
 use crate::users;
 use refresh_system::disk;
-use refresh_system::disk::{Depth, Foreign, Owner};
+use refresh_system::disk::{Depth, Owner};
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
-use refresh_system::text::quoted;
+use refresh_system::text::quoted_path;
 
 use super::layout::Layout;
 
 /// How many entries are named.
 const LIMIT: usize = 50;
 
-/// The entries that other users control in one directory or file of the state.
+/// A part of a path, or of the state, that users other than root control.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// The first entry that was found.
-    first: Foreign,
-    /// The path at which the repair begins.
-    top: PathBuf,
-    how: How,
+pub struct Untrusted {
+    /// The fault as a sentence.
+    pub what: String,
+    /// The command that repairs it.
+    pub repair: String,
 }
 
-/// How far a repair goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// The entry and everything in it.
-    Tree,
-    /// Only the entry: files in it may belong to the service user.
-    Entry,
-    /// The directories of the runs and the entries in each, except those that a run saved for the service's user.
-    Runs,
-}
-
-impl Part {
-    /// Describes the finding.
-    pub fn what(&self) -> String {
-        let path = self.first.path.display();
-        match self.first.uid {
-            0 => format!("others than its owner can change {path}"),
-            uid => format!("{path} belongs to uid {uid}"),
-        }
+/// Fails if the caller is root and users other than root control something. Other callers pass.
+///
+/// # Errors
+/// The parts that root does not control, each with its command; or the search fails.
+pub(crate) fn refuse_root(find: impl FnOnce() -> Outcome<Vec<Untrusted>>) -> Outcome<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
     }
-
-    /// Returns the command that makes root the owner. It changes only entries that still have the owner that was found,
-    /// and follows no link.
-    pub fn repair(&self) -> String {
-        let (top, uid) = (quoted(&self.top.display().to_string()), self.first.uid);
-        match self.how {
-            How::Tree => format!("chown -hR --from={uid} root:root {top} && chmod -R go-w {top}"),
-            How::Entry => format!("chown -h --from={uid} root:root {top} && chmod go-w {top}"),
-            How::Runs => {
-                let chosen = format!("find {top} -maxdepth 2 ! -name saved ! -type l");
-                format!(
-                    "{chosen} -exec chown --from={uid} root:root {{}} + && {chosen} -exec chmod go-w {{}} +"
-                )
-            }
-        }
+    let found = find()?;
+    if found.is_empty() {
+        return Ok(());
     }
+    let faults: Vec<&str> = found.iter().map(|part| part.what.as_str()).collect();
+    let failure = Failure::new(format!("others than root decide what root does here: {}", faults.join("; ")));
+    Err(found.into_iter().map(|part| Hint::shell(part.repair)).fold(failure, Failure::hint))
 }
 
 /// Fails if the caller is root and users other than root control an entry of the state. Other callers pass.
 ///
 /// # Errors
-/// The parts that root does not control, each with its command; or a directory cannot be read.
+/// As [`refuse_root`].
 pub(crate) fn check(layout: &Layout) -> Outcome<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let parts = foreign(layout)?;
-    if parts.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<String> = parts.iter().map(Part::what).collect();
-    let failure = Failure::new(format!("others than root decide what root does here: {}", found.join("; ")));
-    Err(parts.iter().map(Part::repair).map(Hint::shell).fold(failure, Failure::hint))
+    refuse_root(|| foreign(layout))
 }
 
 /// Returns the parts below the state and the store that users other than root control, by directory and owner.
 ///
 /// # Errors
 /// A directory cannot be read.
-pub fn foreign(layout: &Layout) -> Outcome<Vec<Part>> {
-    let mut parts: BTreeMap<(PathBuf, u32), Part> = BTreeMap::new();
+pub fn foreign(layout: &Layout) -> Outcome<Vec<Untrusted>> {
+    let mut parts: BTreeMap<(PathBuf, u32), Untrusted> = BTreeMap::new();
     for outer in [layout.state(), layout.store()] {
         let depth = |below: &Path, is_directory: bool| depth(layout, &outer, below, is_directory);
         for first in disk::foreign(&outer, &depth, LIMIT)? {
             let below = first.path.strip_prefix(&outer).unwrap_or(&first.path);
             let top = outer.join(below.iter().next().unwrap_or_default());
-            let how = match depth_of_top(layout, &top) {
-                Depth::All if top == layout.runs() => How::Runs,
-                Depth::All => How::Tree,
-                _ => How::Entry,
+            let path = first.path.display();
+            let what = match first.uid {
+                0 => format!("others than its owner can change {path}"),
+                uid => format!("{path} belongs to uid {uid}"),
             };
-            let uid = first.uid;
-            parts.entry((top.clone(), uid)).or_insert(Part { first, top, how });
+            let repair = repair(layout, &top, first.uid);
+            parts.entry((top, first.uid)).or_insert(Untrusted { what, repair });
         }
     }
     Ok(parts.into_values().collect())
+}
+
+/// Returns the command that makes root the owner of an entry right below the state or the store. It changes only
+/// entries that still have the owner that was found, and follows no link.
+fn repair(layout: &Layout, top: &Path, uid: u32) -> String {
+    let path = quoted_path(top);
+    match depth_of_top(layout, top) {
+        // The directories of the runs and the entries in each, except those that a run saved for the service's user.
+        Depth::All if top == layout.runs() => {
+            let chosen = format!("find {path} -maxdepth 2 ! -name saved ! -type l");
+            format!("{chosen} -exec chown --from={uid} root:root {{}} + && {chosen} -exec chmod go-w {{}} +")
+        }
+        Depth::All => format!("chown -hR --from={uid} root:root {path} && chmod -R go-w {path}"),
+        // Only the entry: files in it may belong to the service user.
+        _ => format!("chown -h --from={uid} root:root {path} && chmod go-w {path}"),
+    }
 }
 
 /// How far an entry right below the state or the store counts.

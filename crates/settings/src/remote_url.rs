@@ -2,7 +2,17 @@
 
 use refresh_system::error::{Failure, Outcome};
 
-use super::{RemoteUrl, Transport};
+use super::{Remote, RemoteUrl, Transport};
+
+impl Remote {
+    /// Returns the URL, after a check; it contains no credentials.
+    ///
+    /// # Errors
+    /// As [`RemoteUrl::parse`].
+    pub fn checked_url(&self) -> Outcome<Option<RemoteUrl>> {
+        self.url.as_deref().map(|text| RemoteUrl::parse(text, &self.allow)).transpose()
+    }
+}
 
 impl RemoteUrl {
     /// Checks a URL: https and ssh are always allowed, the others only if `allow` lists them.

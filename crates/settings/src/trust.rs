@@ -10,61 +10,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refresh_system::disk;
-use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted;
+use refresh_system::error::{Context as _, Outcome};
+use refresh_system::text::{quoted, quoted_path};
 
 use super::layout::Layout;
-use super::own_state;
-
-/// A part of a path that users other than root control.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UntrustedPath {
-    /// The part.
-    pub(crate) path: PathBuf,
-    why: Why,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Why {
-    /// It belongs to this user.
-    Owner(u32),
-    /// Its mode allows others to write.
-    Mode,
-    /// It is another user's symbolic link, or one without a target; this is its target.
-    Link(PathBuf),
-}
-
-impl UntrustedPath {
-    /// Returns the fault as a sentence.
-    pub fn what(&self) -> String {
-        let path = self.path.display();
-        match &self.why {
-            Why::Owner(uid) => format!("{path} belongs to uid {uid}"),
-            Why::Mode => format!("others than its owner can change {path}"),
-            Why::Link(target) => format!("{path} is a symbolic link to {}", target.display()),
-        }
-    }
-
-    /// Returns the command that repairs it, and changes nothing in a directory.
-    pub fn repair(&self) -> String {
-        let path = quoted(&self.path.display().to_string());
-        match &self.why {
-            Why::Owner(_) | Why::Mode => format!("chown root {path} && chmod go-w {path}"),
-            Why::Link(target) => {
-                if target.is_dir() {
-                    // Mounted at every boot, since the fence may be there.
-                    let line = format!("{} {} none bind 0 0", target.display(), self.path.display());
-                    format!(
-                        "rm {path} && mkdir {path} && echo {} >>/etc/fstab && mount {path}",
-                        quoted(&line)
-                    )
-                } else {
-                    format!("cp --remove-destination {} {path}", quoted(&target.display().to_string()))
-                }
-            }
-        }
-    }
-}
+use super::own_state::{self, Untrusted, refuse_root};
 
 /// Fails if the caller is root and users other than root control one of the paths. Other callers pass. The
 /// application's own places do not count: root trusts nothing in them.
@@ -72,7 +22,7 @@ impl UntrustedPath {
 /// # Errors
 /// The paths that not only root controls, each with its command.
 pub fn check(layout: &Layout) -> Outcome<()> {
-    refuse_root(loose(layout))?;
+    refuse_root(|| loose(layout))?;
     own_state::check(layout)
 }
 
@@ -112,7 +62,7 @@ pub(crate) fn host_files(layout: &Layout) -> Outcome<HostFiles> {
     let against = if is_enforced { on_the_way(layout.root(), &first)?.into_iter().next() } else { None };
     Ok(match against {
         Some(part) => HostFiles {
-            ignored: is_there(&first).then(|| Ignored { path: first, why: part.what() }),
+            ignored: is_there(&first).then_some(Ignored { path: first, why: part.what }),
             counts: second,
         },
         None if is_there(&second) && is_there(&first) => HostFiles {
@@ -136,7 +86,7 @@ pub fn ignored(layout: &Layout) -> Option<Ignored> {
 /// It cannot be read or cannot be trusted.
 pub fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
     let path = layout.host_file();
-    refuse_root(on_the_way(layout.root(), &path))?;
+    refuse_root(|| on_the_way(layout.root(), &path))?;
     disk::read_if_there(&path)
 }
 
@@ -144,12 +94,12 @@ pub fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
 ///
 /// # Errors
 /// A part of a path cannot be examined.
-pub fn loose(layout: &Layout) -> Outcome<Vec<UntrustedPath>> {
+pub fn loose(layout: &Layout) -> Outcome<Vec<Untrusted>> {
     on_the_ways(layout.root(), &[layout.host_file(), layout.state(), layout.store()])
 }
 
-fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<UntrustedPath>> {
-    let mut found: Vec<UntrustedPath> = Vec::new();
+fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Untrusted>> {
+    let mut found: Vec<Untrusted> = Vec::new();
     for path in paths {
         for part in on_the_way(root, path)? {
             if !found.contains(&part) {
@@ -160,23 +110,9 @@ fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<UntrustedPath>> {
     Ok(found)
 }
 
-fn refuse_root(loose: Outcome<Vec<UntrustedPath>>) -> Outcome<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let loose = loose?;
-    if loose.is_empty() {
-        return Ok(());
-    }
-    let reasons: Vec<String> = loose.iter().map(UntrustedPath::what).collect();
-    let failure =
-        Failure::new(format!("others than root decide what root does here: {}", reasons.join("; ")));
-    Err(loose.iter().map(UntrustedPath::repair).fold(failure, Failure::hint))
-}
-
 /// Checks every existing part of a path from `root` on. A link that root owns is followed, and its target is checked in
 /// the same way.
-fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
+fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Untrusted>> {
     let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
     parts.reverse();
     let mut loose = Vec::new();
@@ -185,7 +121,8 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             found => found.context(|| format!("cannot read {}", part.display()))?,
         };
-        let mut add = |why| loose.push(UntrustedPath { path: part.to_path_buf(), why });
+        let shown = part.display();
+        let make_roots = format!("chown root {0} && chmod go-w {0}", quoted_path(part));
         if found.is_symlink() {
             match part.canonicalize() {
                 Ok(target) if found.uid() == 0 => {
@@ -193,18 +130,40 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
                     loose.extend(on_the_way(from, &target)?);
                 }
                 target => {
-                    add(Why::Link(target.or_else(|_| part.read_link()).unwrap_or_default()));
+                    let target = target.or_else(|_| part.read_link()).unwrap_or_default();
+                    loose.push(Untrusted {
+                        what: format!("{shown} is a symbolic link to {}", target.display()),
+                        repair: without_link(part, &target),
+                    });
                     break;
                 }
             }
         } else if found.uid() != 0 {
-            add(Why::Owner(found.uid()));
+            loose.push(Untrusted {
+                what: format!("{shown} belongs to uid {}", found.uid()),
+                repair: make_roots,
+            });
         } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
             // In a directory with the sticky bit no other user can exchange root's entries.
-            add(Why::Mode);
+            loose.push(Untrusted {
+                what: format!("others than its owner can change {shown}"),
+                repair: make_roots,
+            });
         }
     }
     Ok(loose)
+}
+
+/// Returns the command that replaces a link by its target, and changes nothing in a directory.
+fn without_link(link: &Path, target: &Path) -> String {
+    let path = quoted_path(link);
+    if target.is_dir() {
+        // Mounted at every boot, since the fence may be there.
+        let mount = quoted(&format!("{} {} none bind 0 0", target.display(), link.display()));
+        format!("rm {path} && mkdir {path} && echo {mount} >>/etc/fstab && mount {path}")
+    } else {
+        format!("cp --remove-destination {} {path}", quoted_path(target))
+    }
 }
 
 #[cfg(test)]
@@ -248,8 +207,8 @@ mod tests {
             let shown = path.display();
             let found = loose(&layout).unwrap();
             assert_eq!(found.len(), 1, "{shown}");
-            assert_eq!(found[0].what(), format!("{shown} belongs to uid {OTHER}"));
-            assert_eq!(found[0].repair(), format!("chown root {shown} && chmod go-w {shown}"));
+            assert_eq!(found[0].what, format!("{shown} belongs to uid {OTHER}"));
+            assert_eq!(found[0].repair, format!("chown root {shown} && chmod go-w {shown}"));
             assert!(check(&layout).is_err(), "{shown}");
             chown(&path, Some(0), None).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();

@@ -119,14 +119,15 @@ fn setting(
     settings: &Settings,
     places: &BTreeMap<String, (usize, usize)>,
 ) -> Setting {
-    if settings.origin(&key) == Origin::Flag {
+    let other = settings.origins.get(key.as_str());
+    if other == Some(&Origin::Flag) {
         let name = option(&key);
         return Setting { key, value, origin: Source::Option { name } };
     }
     if let Some((line, _)) = places.get(&key) {
         return Setting { key, value, origin: Source::File { line: *line } };
     }
-    if settings.origin(&key) == Origin::Application {
+    if other == Some(&Origin::Application) {
         return Setting { key, value, origin: Source::Application };
     }
     match from_environment(&key, settings) {
@@ -149,7 +150,7 @@ fn option(key: &str) -> &'static str {
 
 /// Returns the variable and value that git or uv use for a key that no file sets.
 fn from_environment(key: &str, settings: &Settings) -> Option<(&'static str, String)> {
-    let transport = settings.remote.url.as_ref().map(|url| url.transport);
+    let transport = settings.remote.checked_url().ok().flatten().map(|url| url.transport);
     let names: &[&'static str] = match (key, transport) {
         ("remote.proxy", Some(Transport::Https)) => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
         ("remote.proxy", Some(Transport::Http)) => &["http_proxy", "all_proxy", "ALL_PROXY"],

@@ -129,6 +129,9 @@ fn the_url_of_a_clone_is_offered_and_not_used() {
     let offered = format!("init --repo {}", host.url());
     host.tool(["init"]).expect(2).prints("no remote is set").prints(&offered);
     assert!(!host.layout.mirror().exists());
+    git(&host.layout.app(), ["remote", "set-url", "origin", "https://me:secret@h/r.git"]);
+    let printed = host.tool(["init"]).expect(2).prints("init --repo URL");
+    assert!(!format!("{printed:?}").contains("secret"), "{printed:?}");
 }
 
 #[test]

@@ -150,20 +150,14 @@ pub(super) fn remote(_: &Examined, on: &Installation) -> Findings {
 pub(super) fn tool_files(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let why = "root follows these files: anyone who can change them controls root";
-    if layout.is_real() || rustix::process::geteuid().is_root() {
-        let loose = trust::loose(layout)?;
-        if !loose.is_empty() {
-            return Ok(loose.iter().map(|it| DoctorFinding::problem(it.what(), why, it.repair())).collect());
-        }
+    let is_root = rustix::process::geteuid().is_root();
+    let mut untrusted = if layout.is_real() || is_root { trust::loose(layout)? } else { Vec::new() };
+    if untrusted.is_empty() && is_root {
+        untrusted = own_state::foreign(layout)?;
     }
-    if rustix::process::geteuid().is_root() {
-        let parts = own_state::foreign(layout)?;
-        if !parts.is_empty() {
-            return Ok(parts
-                .iter()
-                .map(|part| DoctorFinding::problem(part.what(), why, part.repair()))
-                .collect());
-        }
+    if !untrusted.is_empty() {
+        let findings = untrusted.into_iter().map(|it| DoctorFinding::problem(it.what, why, it.repair));
+        return Ok(findings.collect());
     }
     let mut found = Vec::new();
     if !disk::is_directory(&layout.state())? {

@@ -62,19 +62,14 @@ pub(super) fn origin(examined: &Examined, tree: &TreeState) -> Findings {
     let (Some(url), Some(origin)) = (&examined.settings.remote.url, &tree.origin) else {
         return Ok(Vec::new());
     };
-    let Some(owner) = examined.owner.filter(|_| essence(origin) != essence(&url.text)) else {
+    let Some(owner) = examined.owner.filter(|_| essence(origin) != essence(url)) else {
         return Ok(Vec::new());
     };
     let app = examined.layout.app();
     Ok(vec![DoctorFinding::problem(
-        format!(
-            "{}/.git fetches from {}, a run from {}",
-            app.display(),
-            without_credentials(origin),
-            url.text
-        ),
+        format!("{}/.git fetches from {}, a run from {}", app.display(), without_credentials(origin), url),
         "a run never reads app/.git, so manual pulls and pushes use another repository",
-        set_origin_command(owner, &app, &url.text),
+        set_origin_command(owner, &app, url),
     )])
 }
 

@@ -12,10 +12,12 @@ use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, UnitName};
 use refresh_settings::{RemoteUrl, Settings, Transport, trust};
+use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::hint::Hint;
 
-use super::{origin, socket_command};
+use super::own_git::tree_of;
+use super::socket_command;
 
 /// The options of the command line.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +92,7 @@ impl InitInput {
         let settings = layers.resolve()?;
         if settings.remote.url.is_none() {
             let failure = Failure::new("no remote is set");
-            return Err(match origin::origin(layout, runner) {
+            return Err(match origin(layout, runner) {
                 None => failure.command("ladylinux-refresh init --repo URL", &[]),
                 Some(url) => {
                     let named = format!(
@@ -109,6 +111,15 @@ impl InitInput {
         let (has_socket, has_page) = (options.has_socket, options.has_page);
         Ok(Self { text, layers, settings, branch, port, has_socket, has_page })
     }
+}
+
+/// Returns the URL of `origin` in `app/.git`, if it is valid as a setting: it may be any text, and may contain a
+/// secret.
+fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
+    let owner = Owner::of(&layout.app()).ok()?;
+    let all = [Transport::Http, Transport::Git, Transport::File];
+    let origin = tree_of(layout, runner, owner).ok()?.origin;
+    origin.filter(|url| RemoteUrl::parse(url, &all).is_ok())
 }
 
 /// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
@@ -141,7 +152,7 @@ fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Ou
             .command("ladylinux-refresh init", &[]))
     };
     match (&options.repo, &there.remote.url) {
-        (Some(url), Some(now)) if *url != now.text => return differs("url under [remote]", url),
+        (Some(url), Some(now)) if url != now => return differs("url under [remote]", url),
         (Some(url), None) => return differs("url under [remote]", url),
         _ => {}
     }
@@ -229,7 +240,7 @@ mod tests {
         };
         let settings = resolved(&host_file(&options, Some(SocketAddr::from(([127, 0, 0, 1], 8443)))));
         assert_eq!(settings.probe.url.as_deref(), Some("https://127.0.0.1:8443/"));
-        assert_eq!(settings.remote.url.unwrap().text, "git://h/r.git");
+        assert_eq!(settings.remote.url.unwrap(), "git://h/r.git");
         assert_eq!(settings.branch, Some(branch));
     }
 
@@ -252,7 +263,7 @@ mod tests {
         assert_eq!(spelled.service.command, default.service.command);
         assert_eq!(spelled.service.stop_timeout, default.service.stop_timeout);
         assert_eq!(spelled.service.allow_root_exec, default.service.allow_root_exec);
-        assert_eq!(spelled.python.definitions, default.python.definitions);
+        assert_eq!(spelled.python.patterns(), default.python.patterns());
         assert_eq!(spelled.python.deadline, default.python.deadline);
         assert_eq!(spelled.allowed_branches, default.allowed_branches);
         assert_eq!(spelled.security, default.security);

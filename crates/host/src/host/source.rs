@@ -12,7 +12,7 @@ use super::{Host, Need};
 
 pub(super) fn check_mirror(host: &Host) -> Outcome<Need> {
     let mirror = host.layout.mirror();
-    let url = host.input.settings.remote.url.as_ref().map(|url| url.text.as_str()).unwrap_or_default();
+    let url = host.input.settings.remote.url.as_deref().unwrap_or_default();
     Ok(if host.mirrored()?.is_some() {
         Need::Fits(format!("left {} as it is", mirror.display()))
     } else if mirror.join("HEAD").exists() {

@@ -3,23 +3,21 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
+use refresh_git::Hold;
 use refresh_git::mirror::Mirror;
-use refresh_git::{Git, Hold};
 use refresh_installation::installation::Installation;
 use refresh_programs::process::Runner;
 use refresh_programs::systemd;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
 use refresh_settings::users::SERVICE_USER;
-use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::aside;
 
 use super::input::InitInput;
+use super::own_git::{tree_of, with_git};
 use super::trust;
-use refresh_programs::units::Units;
-use refresh_source::work_tree;
 use refresh_source::work_tree::TreeState;
 
 /// The manager of the service on a machine.
@@ -130,22 +128,11 @@ impl Host {
 
     /// Queries the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
     pub(super) fn check_remote(&self) -> Outcome<()> {
-        let tip = self.with_git(|git, world| {
+        let tip = with_git(&self.runner, |git, world| {
             Mirror::new(git, world, &self.input.settings.remote).remote_tip(&self.input.branch)
         })?;
         let _ = self.tip.set(tip);
         Ok(())
-    }
-
-    /// Performs `work` with a git whose configuration is in a separate directory, which is removed afterwards.
-    pub(super) fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
-        let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
-        disk::make_new_directory(&scratch, 0o755)?;
-        let world = Layout::below(scratch);
-        let done = Git::new(&self.runner, &world).and_then(|git| work(&git, &world));
-        let removed = disk::remove_tree(world.root());
-        let done = done?;
-        removed.map(|()| done)
     }
 
     /// Returns the owner of the application: with systemd the service user; otherwise its present owner, below a root
@@ -172,8 +159,7 @@ impl Host {
         if !self.layout.app().join(".git").is_dir() {
             return Ok(None);
         }
-        let units = Units::new(&self.layout, &self.runner, owner);
-        self.with_git(|git, _| work_tree::read(&self.layout, git, &units)).map(Some)
+        tree_of(&self.layout, &self.runner, owner).map(Some)
     }
 
     /// Returns the installation, after its directories exist.

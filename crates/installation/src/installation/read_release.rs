@@ -32,10 +32,8 @@ const LARGEST_ALSO: u64 = 1 << 20;
 struct ReadReleaseRequest {
     layout: Layout,
     commit: CommitId,
-    /// The host's settings, for values that the application does not set or may not set.
+    /// The host's settings, which win over those of the application.
     python: Python,
-    /// Whether the host has set definitions, extras and groups.
-    set: [bool; 3],
     /// The content of the host's own file of requirements.
     also: Option<Vec<u8>>,
 }
@@ -69,13 +67,11 @@ impl Installation {
 fn read(on: &Installation, commit: &CommitId) -> Outcome<Release> {
     on.mirror.check_supported(commit)?;
     let context = || format!("commit {} cannot be deployed", commit.short());
-    let python = &on.settings.python;
-    let host = &on.layers.host.python;
+    let python = &on.layers.host.python;
     let request = ReadReleaseRequest {
         layout: on.layout.clone(),
         commit: commit.clone(),
         python: python.clone(),
-        set: [host.definitions.is_some(), host.extras.is_some(), host.groups.is_some()],
         also: python.also.as_deref().map(|file| read_also(&on.layout, file)).transpose()?,
     };
     let found: ReadReleaseResponse =
@@ -137,16 +133,13 @@ fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
     mirror.files(&request.commit)?;
     let application = mirror.read(&request.commit, Path::new(APPLICATION_FILE))?;
     let application = layers::read_application(application.as_deref())?;
-    let mut python = request.python.clone();
-    let [definitions, extras, groups] = request.set;
-    let choose = |set: bool, host: &mut Vec<String>, application: &Option<Vec<String>>| {
-        if let (false, Some(chosen)) = (set, application) {
-            host.clone_from(chosen);
-        }
+    let host = request.python.clone();
+    let python = Python {
+        definitions: host.definitions.or_else(|| application.definitions.clone()),
+        extras: host.extras.or_else(|| application.extras.clone()),
+        groups: host.groups.or_else(|| application.groups.clone()),
+        ..host
     };
-    choose(definitions, &mut python.definitions, &application.definitions);
-    choose(extras, &mut python.extras, &application.extras);
-    choose(groups, &mut python.groups, &application.groups);
     let source = CommitTree { mirror: &mirror, commit: &request.commit };
     let definitions = reading::read(&source, &DefinitionFilter::of(&python, request.also.as_deref()))?;
     Ok(ReadReleaseResponse { application, definitions })

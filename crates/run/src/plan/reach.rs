@@ -16,7 +16,6 @@ use refresh_service::probe;
 use refresh_service::probe::{REFUSED, Reach, ResolvedProbe};
 use refresh_service::{Running, ServiceState};
 use refresh_settings as settings;
-use refresh_settings::Origin;
 use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
@@ -160,7 +159,7 @@ fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome
             "let the service listen on a TCP port or on a socket in the file system, which the probe can ask",
         ),
     };
-    if on.settings.origin("probe.url") == Origin::Default {
+    if on.settings.probe.url.is_none() {
         failure = failure.hint(format!(
             "where {} was changed on purpose, restart the service first: {}",
             probe::PORT,

@@ -1,24 +1,11 @@
 //! Tests of the health check.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use super::question::content_problem;
 use super::*;
 use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
 
 fn settings() -> settings::Probe {
-    settings::Probe {
-        url: None,
-        path: "/".into(),
-        ca_file: None,
-        headers: BTreeMap::new(),
-        status: None,
-        json: None,
-        body: None,
-        deadline: Duration::from_secs(60),
-        settle: Duration::from_secs(3),
-    }
+    settings::Probe::default()
 }
 
 fn deployed() -> Deployment {
@@ -57,7 +44,8 @@ fn an_unusable_url_is_refused_before_anything_happens() {
 
 #[test]
 fn placeholders_are_replaced_by_the_deployed_version() {
-    let probe = settings::Probe { json: Some(("v.commit".into(), "{commit}".into())), ..settings() };
+    let (json_field, json_value) = (Some("v.commit".into()), Some("{commit}".into()));
+    let probe = settings::Probe { json_field, json_value, ..settings() };
     let unfilled = resolve(&probe, &EnvFile::default(), None).unwrap();
     assert!(unfilled.json.is_some_and(|(_, value)| value.contains('{')));
     let resolved = resolve(&probe, &EnvFile::default(), Some(&deployed())).unwrap();

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::faults;
 use crate::faults::{Fault, Reading};
-use crate::file::{ApplicationFile, Author, HookTable, HostFile};
+use crate::file::{ApplicationFile, Author, HostFile};
 use crate::layout::Layout;
-use crate::{Origin, model_stores};
+use crate::{Hook, Origin, model_stores};
 use refresh_system::error::{Failure, Outcome};
 
 use super::{
-    LayerChoice, Layers, Overrides, check_model_store, check_pattern, check_probe_path, check_store, hook,
+    Layers, Overrides, check_also, check_headers, check_hook, check_json, check_model_store, check_pattern,
+    check_probe_path, check_store,
 };
 
 /// Line and column of each value by its key.
@@ -54,22 +55,21 @@ impl Layers {
     /// file.
     fn unusable_of_host(&self, numbers: &[usize]) -> Vec<(String, Failure)> {
         let (layout, host, mut found) = (&self.layout, &self.host, InvalidValues::default());
-        let mut pick = LayerChoice { origins: BTreeMap::new() };
         found.check("store", host.store.as_ref().map_or(Ok(()), |store| check_store(layout, store)));
-        for pattern in host.preserve.iter().flatten() {
+        for pattern in &host.preserve {
             found.check("preserve", check_pattern("preserve", pattern));
         }
-        found.check("remote.url", self.remote().map(drop));
+        found.check("remote.url", host.remote.checked_url().map(drop));
         for pattern in host.python.definitions.iter().flatten() {
             found.check("python.definitions", check_pattern("definitions", pattern));
         }
-        found.check("python.indexes", self.indexes(&mut pick).map(drop));
-        found.check("service.also", Self::service(&host.service, Vec::new(), &mut pick).map(drop));
-        found.check("probe.path", host.probe.path.as_deref().map_or(Ok(()), check_probe_path));
-        found.check("probe.headers", Self::headers(&host.probe, &mut pick).map(drop));
+        found.check("python.indexes", self.indexes().map(drop));
+        found.check("service.also", check_also(&host.service));
+        found.check("probe.path", check_probe_path(host.probe.path()));
+        found.check("probe.headers", check_headers(&host.probe.headers));
         let half = if host.probe.json_field.is_some() { "probe.json_field" } else { "probe.json_value" };
-        found.check(half, Self::json(&host.probe).map(drop));
-        for path in host.models.stores.iter().flatten() {
+        found.check(half, check_json(&host.probe));
+        for path in &host.models.stores {
             found.check("models.stores", check_model_store(layout, &model_stores::below(layout, path)));
         }
         found.hooks(&host.hook, numbers, Origin::Host);
@@ -86,9 +86,9 @@ impl InvalidValues {
         self.0.extend(checked.err().map(|failure| (key.to_owned(), failure)));
     }
 
-    fn hooks(&mut self, tables: &[HookTable], numbers: &[usize], origin: Origin) {
-        for (table, at) in tables.iter().zip(numbers) {
-            self.check(&format!("hook[{at}]"), hook(table, origin).map(drop));
+    fn hooks(&mut self, hooks: &[Hook], numbers: &[usize], origin: Origin) {
+        for (hook, at) in hooks.iter().zip(numbers) {
+            self.check(&format!("hook[{at}]"), check_hook(hook, origin));
         }
     }
 }

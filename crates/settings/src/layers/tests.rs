@@ -1,6 +1,7 @@
 //! Tests of the layers of settings.
 
 use super::*;
+use std::time::Duration;
 
 fn host(text: &str) -> Outcome<Settings> {
     let host = parse(text, Path::new("refresh.toml"), Author::Host)?;
@@ -23,7 +24,7 @@ fn an_empty_file_gives_the_contract_s_defaults() {
     assert_eq!(settings.probe.deadline, Duration::from_secs(60));
     assert_eq!(settings.probe.settle, Duration::from_secs(3));
     assert!(settings.preserve.is_empty());
-    assert_eq!(settings.origin("probe.settle"), Origin::Default);
+    assert!(settings.origins.is_empty());
 }
 
 #[test]
@@ -69,9 +70,9 @@ fn the_application_may_set_hooks_definitions_and_the_probe_s_path_only() {
     assert!(message(refused).contains("line 2, column 1: the application may not set `probe.url`"));
     let given = b"definitions = [\"deps.txt\"]\n[probe]\npath = \"/s\"\n[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\n";
     let settings = layers.with_application(read_application(Some(given)).unwrap()).resolve().unwrap();
-    assert_eq!(settings.python.definitions, ["deps.txt"]);
-    assert_eq!(settings.probe.path, "/s");
-    assert_eq!(settings.origin("probe.path"), Origin::Application);
+    assert_eq!(settings.python.patterns(), ["deps.txt"]);
+    assert_eq!(settings.probe.path(), "/s");
+    assert_eq!(settings.origins["probe.path"], Origin::Application);
     assert_eq!(settings.hooks[0].origin, Origin::Application);
 }
 
