@@ -115,9 +115,6 @@ pub enum Command {
     /// Answers requests of the application
     #[command(hide = true, name = "answer-requests")]
     AnswerRequests,
-    /// Does one operation on files with the rights of their owner
-    #[command(hide = true, name = refresh_programs::process::worker::COMMAND)]
-    AsOwner(AsOwnerArgs),
     /// Is the process of a sandboxed unit
     #[command(hide = true, name = refresh_programs::units::COMMAND)]
     Unit(UnitArgs),

@@ -122,13 +122,6 @@ pub struct PageArgs {
     pub fence: PathBuf,
 }
 
-/// `as-owner`
-#[derive(Debug, Args)]
-pub struct AsOwnerArgs {
-    /// The operation
-    pub operation: String,
-}
-
 /// `unit`
 #[derive(Debug, Args)]
 pub struct UnitArgs {

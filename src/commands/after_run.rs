@@ -17,6 +17,7 @@ use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{RunId, UnitName};
 use refresh_system::environment;
+use refresh_system::interrupt::signal_name;
 
 use super::{open, warn};
 
@@ -91,29 +92,13 @@ fn end_from_systemd() -> ExitKind {
     parse_end(how.as_deref(), &status)
 }
 
-/// The names of signals in systemd, and their numbers.
-const NAMES: [(&str, i32); 12] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("SEGV", 11),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("SYS", 31),
-];
-
 fn parse_end(how: Option<&str>, status: &str) -> ExitKind {
     if how == Some("exited")
         && let Ok(code) = status.parse()
     {
         return ExitKind::Code(code);
     }
-    let known = NAMES.iter().find(|(name, _)| *name == status).map(|(_, number)| *number);
+    let known = (1..32).find(|number| signal_name(*number) == Some(&format!("SIG{status}")));
     // Only SIGKILL ends a run without a known name.
     ExitKind::Signal(known.or_else(|| status.parse().ok()).unwrap_or(9))
 }

@@ -2,7 +2,6 @@
 
 mod after_run;
 mod answer_requests;
-mod as_owner;
 mod bundle;
 mod cancel;
 mod completions;
@@ -10,6 +9,7 @@ mod config;
 mod context;
 mod doctor;
 mod environments;
+mod git_credential;
 mod held_back;
 mod history;
 mod init;
@@ -120,14 +120,13 @@ fn dispatch_to_command(cli: Cli) -> Result<Success, Error> {
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),
         Command::AnswerRequests => answer_requests::answer_requests(&layout),
-        Command::AsOwner(args) => as_owner::answer(&args),
         Command::Unit(_) => units::work(operations::answer)
             .map(|()| Success::Done)
             .map_err(|failure| Refusal::of("unit", failure)),
         Command::Page(args) => page::answer(&args.fence)
             .map(|()| Success::Done)
             .map_err(|failure| Refusal::of(page::COMMAND, failure)),
-        Command::GitCredential(args) => as_owner::credential(&args),
+        Command::GitCredential(args) => git_credential::answer(&args),
     }
 }
 

@@ -33,24 +33,6 @@ pub(super) fn tracked(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Op
     Ok(Some(files.collect()))
 }
 
-/// Finds two different paths, or parents of paths, that are equal if case does not count.
-pub(super) fn case_clash<'a>(paths: impl Iterator<Item = &'a Path>) -> Option<(&'a Path, &'a Path)> {
-    let mut known: BTreeMap<String, &Path> = BTreeMap::new();
-    for path in paths {
-        for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
-            let folded = part.to_string_lossy().to_lowercase();
-            match known.get(&folded) {
-                Some(other) if *other != part => return Some((other, part)),
-                Some(_) => break,
-                None => {
-                    known.insert(folded, part);
-                }
-            }
-        }
-    }
-    None
-}
-
 /// The tracked files of one or more commits, with the directories that they need.
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
@@ -80,18 +62,5 @@ impl Tracked {
     /// Returns `true` if a tracked file is below `path`.
     pub(super) fn has_directory(&self, path: &Path) -> bool {
         self.directories.contains(path)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_that_differ_in_case_only_clash_in_any_part() {
-        let clash = |paths: &[&str]| case_clash(paths.iter().map(Path::new)).is_some();
-        assert!(clash(&["a/B", "a/b"]));
-        assert!(clash(&["Docs/a", "docs/b"]));
-        assert!(!clash(&["docs/a", "docs/b", "docs"]));
     }
 }

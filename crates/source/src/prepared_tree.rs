@@ -190,32 +190,12 @@ pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<u64> {
 fn check_names(tree: &Path, files: &[TrackedFile]) -> Outcome<()> {
     let step = || format!("cannot examine the file system of {}", tree.display());
     let limit = usize::try_from(rustix::fs::statvfs(tree).context(step)?.f_namemax).unwrap_or(255);
-    let paths = files.iter().map(|file| file.path.as_path());
-    if let Some(path) = paths.clone().find(|path| path.iter().any(|name| name.len() > limit)) {
-        return Err(Failure::new(format!("this file system cannot hold {}", TreePath::from(path)))
-            .because(Failure::new(format!("a name in it has more than {limit} bytes"))));
+    let mut paths = files.iter().map(|file| file.path.as_path());
+    match paths.find(|path| path.iter().any(|name| name.len() > limit)) {
+        None => Ok(()),
+        Some(path) => Err(Failure::new(format!("this file system cannot hold {}", TreePath::from(path)))
+            .because(Failure::new(format!("a name in it has more than {limit} bytes")))),
     }
-    if !ignores_case(tree)? {
-        return Ok(());
-    }
-    if let Some((one, other)) = paths::case_clash(paths) {
-        return Err(Failure::new(format!(
-            "this file system cannot hold both {} and {}",
-            TreePath::from(one),
-            TreePath::from(other)
-        ))
-        .because(Failure::new("it does not distinguish upper and lower case")));
-    }
-    Ok(())
-}
-
-/// Returns `true` if names that differ only in case are the same for the file system.
-fn ignores_case(tree: &Path) -> Outcome<bool> {
-    let probe = tree.join("ladylinux-refresh-case");
-    disk::write_unsynced(&probe, b"", 0o600)?;
-    let ignores = tree.join("LADYLINUX-REFRESH-CASE").symlink_metadata().is_ok();
-    disk::remove_file_if_there(&probe)?;
-    Ok(ignores)
 }
 
 /// Writes a repository that borrows its objects from the mirror and is at the commit, on the branch.

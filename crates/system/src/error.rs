@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use signal_hook::low_level::signal_name;
 
 use crate::hint::Hint;
 
@@ -52,11 +53,7 @@ impl Failure {
 
     /// Makes the failure of work that was stopped because signal number `signal` arrived.
     pub fn interrupted(signal: i32) -> Self {
-        let name = match signal {
-            2 => "SIGINT",
-            15 => "SIGTERM",
-            _ => "a signal",
-        };
+        let name = signal_name(signal).unwrap_or("a signal");
         Self { kind: Kind::Interrupted(signal), ..Self::new(format!("interrupted by {name}")) }
     }
 

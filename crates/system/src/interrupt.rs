@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+pub use signal_hook::low_level::signal_name;
 
 use crate::error::{Context as _, Failure, Outcome};
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use refresh_system::interrupt::signal_name;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,11 +27,10 @@ impl fmt::Display for ExitKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(9) => f.write_str("ended by SIGKILL"),
-            Self::Signal(15) => f.write_str("ended by SIGTERM"),
-            Self::Signal(11) => f.write_str("ended by SIGSEGV"),
-            Self::Signal(6) => f.write_str("ended by SIGABRT"),
-            Self::Signal(number) => write!(f, "ended by signal {number}"),
+            Self::Signal(number) => match signal_name(*number) {
+                Some(name) => write!(f, "ended by {name}"),
+                None => write!(f, "ended by signal {number}"),
+            },
         }
     }
 }

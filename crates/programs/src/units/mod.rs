@@ -31,7 +31,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::process::watch::Limits;
-use crate::process::worker;
 use crate::process::worker::Answer;
 use crate::process::{ChildEnd, Finished, Keep, Program, Runner};
 use crate::systemd::Bus;
@@ -144,7 +143,9 @@ impl Units {
         Ok(options.role == Role::Inspect && self.context.user_of(options.role)?.uid != own)
     }
 
-    /// Does an operation of ours in a unit on a machine; elsewhere, where no user of the table exists, as `owner`.
+    /// Does an operation of ours in a unit on a machine; elsewhere, where no user of the table exists, in a process with
+    /// the rights of `owner`. A root process that follows paths inside a tree which another user can write to may be led
+    /// anywhere, so it leaves all work on files in `app/` to such a process.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -159,8 +160,15 @@ impl Units {
         if is_machine && self.context.user_of(options.role).is_ok() {
             return self.call(options, operation, request);
         }
-        let runner = self.context.runner.clone().with_worker(self.context.program_for(owner)?);
-        worker::ask(&runner, owner, operation, request, &limits_of(options, operation))
+        let request =
+            serde_json::to_vec(request).context(|| format!("cannot ask the worker for {operation}"))?;
+        let work = Work::Answer(operation.to_owned());
+        let mut running = start::start_unconfined(&self.context, options, operation, owner, work, &request)?;
+        let finished = self.context.runner.finish(&mut running.started, &limits_of(options, operation))?;
+        match finished.ended {
+            ChildEnd::Exited(0) => Answer::read(&finished.stdout, operation),
+            _ => Err(finished.failure(&format!("the worker for {operation} failed"))),
+        }
     }
 
     /// Runs a program of others in a unit and returns its result. The deadline in the options counts, and its narration if

@@ -53,6 +53,22 @@ pub(super) fn start(
     Ok(running)
 }
 
+/// Starts a process that answers `request` with all rights of `owner`.
+pub(super) fn start_unconfined(
+    context: &UnitContext,
+    options: &UnitOptions,
+    name: &str,
+    owner: Owner,
+    work: Work,
+    request: &[u8],
+) -> Outcome<Running> {
+    let mut input = serde_json::to_vec(&Setup::new(work, None, false))
+        .context(|| format!("cannot start a process for {name}"))?;
+    input.push(b'\n');
+    input.extend_from_slice(request);
+    launch(context, options, name, owner, Some(&input))
+}
+
 /// Starts this program as the process of a unit, without systemd.
 fn launch(
     context: &UnitContext,

@@ -2,7 +2,6 @@
 
 use super::UnitOptions;
 use super::context::{UnitContext, unique};
-use super::credentials::{CREDENTIALS, Copies};
 use super::run_unit::{is_inside, unit_of};
 use super::running::Running;
 use super::socket_drop_in::SocketDropIn;
@@ -15,9 +14,6 @@ use refresh_settings::names::UnitName;
 use refresh_system::checkpoint;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
-
-/// The version of systemd that introduced `LoadCredential`.
-const CREDENTIALS_SINCE: u32 = 247;
 
 /// The number of the capability (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -50,15 +46,6 @@ pub(super) fn start(
     // Processes with the mark are ended after each hook; a unit with sockets outlives the hooks.
     let mark = units.runner.run_id().filter(|_| options.sockets.is_none());
     variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
-    let mut credentials = Vec::new();
-    let mut copies = None;
-    if version >= CREDENTIALS_SINCE {
-        credentials.extend(options.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
-    } else if !options.credentials.is_empty() {
-        copies = Some(Copies::make(units, options, user)?);
-    }
-    let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
-    variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
     let write = |sockets| SocketDropIn::write(&units.layout, &name, sockets);
     let sockets = options.sockets.as_ref().map(write).transpose()?;
     let unit = ProcessUnit {
@@ -72,7 +59,7 @@ pub(super) fn start(
         properties: &properties,
         writable: options.writable.iter().cloned().chain(checkpoint::trace()).collect(),
         binds: options.binds.clone(),
-        credentials,
+        credentials: options.credentials.iter().map(|one| (one.name.clone(), one.source.clone())).collect(),
         bound_to: own_unit(units),
         lifetime: Role::lifetime(options.deadline),
         memory: options.role.memory(total_memory()),
@@ -81,7 +68,7 @@ pub(super) fn start(
     if sockets.is_some() {
         checkpoint::reach("socket:unit-started");
     }
-    Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
+    Ok(Running { started, unit: Some(name), _copies: None, _sockets: sockets })
 }
 
 /// Returns the unit of the run of this process: units that it starts end with it.

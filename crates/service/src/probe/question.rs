@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{Connector as _, DefaultConnector, NextTimeout, TcpConnector};
 
 use super::tls;
 use super::tls::{Tls, TlsConnector};
@@ -102,18 +102,20 @@ pub(super) fn agent(probe: &ResolvedProbe) -> Outcome<ureq::Agent> {
         return Ok(ureq::Agent::with_parts(config, connector, nowhere()));
     }
     if let Some(tls) = &probe.tls {
-        let connector = TlsConnector::new(tls, addresses(probe), REQUEST)?;
-        return Ok(ureq::Agent::with_parts(config, connector, nowhere()));
+        let connector = TcpConnector::default().chain(TlsConnector::new(tls)?);
+        return Ok(ureq::Agent::with_parts(config, connector, KnownAddresses(addresses(probe))));
     }
     Ok(match literal_address(&probe.url) {
-        Some(address) => ureq::Agent::with_parts(config, DefaultConnector::default(), KnownAddress(address)),
+        Some(address) => {
+            ureq::Agent::with_parts(config, DefaultConnector::default(), KnownAddresses(vec![address]))
+        }
         None => config.into(),
     })
 }
 
 /// Returns an unused address: the library resolves one for each request.
-fn nowhere() -> KnownAddress {
-    KnownAddress(SocketAddr::from(([127, 0, 0, 1], 80)))
+fn nowhere() -> KnownAddresses {
+    KnownAddresses(vec![SocketAddr::from(([127, 0, 0, 1], 80))])
 }
 
 /// Returns the address of a URL whose host is an IP address.
@@ -123,11 +125,11 @@ fn literal_address(url: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(host, uri.port_u16().unwrap_or(80)))
 }
 
-/// Resolves to a known address. The library starts a thread for each name that it resolves itself.
+/// Resolves to known addresses. The library starts a thread for each name that it resolves itself.
 #[derive(Debug)]
-struct KnownAddress(SocketAddr);
+struct KnownAddresses(Vec<SocketAddr>);
 
-impl Resolver for KnownAddress {
+impl Resolver for KnownAddresses {
     fn resolve(
         &self,
         _: &ureq::http::Uri,
@@ -135,8 +137,9 @@ impl Resolver for KnownAddress {
         _: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut addresses = self.empty();
-        addresses.push(self.0);
-        Ok(addresses)
+        // The library has room for so many.
+        self.0.iter().take(16).for_each(|address| addresses.push(*address));
+        if addresses.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(addresses) }
     }
 }
 

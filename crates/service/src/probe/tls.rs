@@ -1,10 +1,9 @@
 //! TLS for the probe: the connection, the check of its certificate, and the messages about problems. It parses data of
 //! the service, so it works only in the unit of [`super::asker`].
 
-use std::io::{Error, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::fmt;
+use std::io::{Error, ErrorKind, Read as _, Write as _};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -16,10 +15,9 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde::{Deserialize, Serialize};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
 /// The TLS settings of a probe.
@@ -31,22 +29,19 @@ pub struct Tls {
     pub authorities: Option<String>,
 }
 
-/// Connects every request to one of the addresses with TLS.
+/// Uses TLS on the connection that the connector before it has made.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
-    addresses: Vec<SocketAddr>,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
-    /// The limit of a connection and of each exchange on it.
-    limit: Duration,
 }
 
 impl TlsConnector {
-    /// Creates a connector to `addresses`.
+    /// Creates the connector.
     ///
     /// # Errors
     /// The name is not valid for a certificate, or the authorities are not certificates.
-    pub(super) fn new(tls: &Tls, addresses: Vec<SocketAddr>, limit: Duration) -> Outcome<Self> {
+    pub(super) fn new(tls: &Tls) -> Outcome<Self> {
         let name = ServerName::try_from(tls.name.clone())
             .context(|| format!("{:?} is not a name that a certificate can have", tls.name))?;
         let verifier = Arc::new(Verifier::new(tls.authorities.as_deref())?);
@@ -56,7 +51,7 @@ impl TlsConnector {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        Ok(Self { addresses, name, config: Arc::new(config), limit })
+        Ok(Self { name, config: Arc::new(config) })
     }
 }
 
@@ -64,107 +59,55 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-impl Connector for TlsConnector {
-    type Out = TlsTransport;
+impl<T: Transport> Connector<T> for TlsConnector {
+    type Out = TlsTransport<T>;
 
     fn connect(
         &self,
         details: &ConnectionDetails,
-        _: Option<()>,
-    ) -> Result<Option<TlsTransport>, ureq::Error> {
-        let until = clock::monotonic() + self.limit;
-        let mut failure = Error::new(ErrorKind::NotFound, "its host has no address");
-        for address in &self.addresses {
-            let stream = match TcpStream::connect_timeout(address, left(until)) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    failure = error;
-                    continue;
-                }
-            };
-            let mut stream = Timed { stream, until };
-            let mut connection =
-                ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(Error::other)?;
-            outcome(connection.complete_io(&mut stream), details.timeout)?;
-            let config = &details.config;
-            let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-            let stream = StreamOwned::new(connection, stream);
-            return Ok(Some(TlsTransport { stream, buffers, limit: self.limit }));
-        }
-        Err(failure.into())
-    }
-}
-
-fn left(until: Instant) -> Duration {
-    // A limit of zero would mean no limit.
-    until.saturating_duration_since(clock::monotonic()).max(Duration::from_millis(1))
-}
-
-/// A connection whose reads and writes all end at one instant, however small the received parts are.
-#[derive(Debug)]
-struct Timed {
-    stream: TcpStream,
-    until: Instant,
-}
-
-impl Read for Timed {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        self.stream.set_read_timeout(Some(left(self.until)))?;
-        self.stream.read(into)
-    }
-}
-
-impl Write for Timed {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.until)))?;
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.stream.flush()
+        connected: Option<T>,
+    ) -> Result<Option<TlsTransport<T>>, ureq::Error> {
+        let Some(connected) = connected else { return Ok(None) };
+        let mut stream = TransportAdapter::new(connected, Arc::clone(&details.current_time));
+        stream.set_timeout(details.timeout);
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(Error::other)?;
+        connection.complete_io(&mut stream)?;
+        let config = &details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(TlsTransport { stream: StreamOwned::new(connection, stream), buffers }))
     }
 }
 
 /// A connection with TLS.
-#[derive(Debug)]
-pub(super) struct TlsTransport {
-    stream: StreamOwned<ClientConnection, Timed>,
+pub(super) struct TlsTransport<T: Transport> {
+    stream: StreamOwned<ClientConnection, TransportAdapter<T>>,
     buffers: LazyBuffers,
-    limit: Duration,
 }
 
-impl TlsTransport {
-    fn set_limit(&mut self, timeout: NextTimeout) {
-        let limit = timeout.not_zero().map_or(self.limit, |limit| *limit);
-        self.stream.sock.until = clock::monotonic() + limit;
+impl<T: Transport> fmt::Debug for TlsTransport<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsTransport").finish_non_exhaustive()
     }
 }
 
-/// Reports the end of a wait as the expired limit of the request.
-fn outcome<T>(result: std::io::Result<T>, timeout: NextTimeout) -> Result<T, ureq::Error> {
-    result.map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
-        _ => ureq::Error::Io(error),
-    })
-}
-
-impl Transport for TlsTransport {
+impl<T: Transport> Transport for TlsTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.set_limit(timeout);
+        self.stream.sock.set_timeout(timeout);
         let output = self.buffers.output().get(..amount).unwrap_or_default();
-        outcome(self.stream.write_all(output).and_then(|()| self.stream.flush()), timeout)
+        Ok(self.stream.write_all(output).and_then(|()| self.stream.flush())?)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.set_limit(timeout);
+        self.stream.sock.set_timeout(timeout);
         let amount = match self.stream.read(self.buffers.input_append_buf()) {
             // Many servers close without the closing message of TLS. A truncated answer is detected by its length.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
-            other => outcome(other, timeout)?,
+            other => other?,
         };
         self.buffers.input_appended(amount);
         Ok(amount > 0)

@@ -2,17 +2,15 @@
 //! reads and opens files and changes none.
 //!
 //! Root uses an entry only if root owns it and no other user can write to it. For any other user, the permissions of
-//! the file system decide. Source: openat2(2), fstat(2), fstatat(2).
+//! the file system decide. Source: openat(2), fstat(2), fstatat(2).
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2, statat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, open, openat, statat};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 
@@ -114,7 +112,8 @@ pub fn open_own(path: &Path, flags: OFlags, mode: Mode) -> Outcome<Option<File>>
     };
     refuse_foreign(parent, &fstat(&directory).context(context)?)?;
     let Some(name) = path.file_name() else { return Err(Failure::new(context())) };
-    let file = match open_entry(directory.as_fd(), name.as_bytes(), flags, mode) {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match openat(&directory, name, flags, mode) {
         Err(Errno::NOENT) => return Ok(None),
         Err(Errno::LOOP) => {
             return Err(Failure::new(context()).because(Failure::new("it is a symbolic link")));
@@ -127,21 +126,6 @@ pub fn open_own(path: &Path, flags: OFlags, mode: Mode) -> Outcome<Option<File>>
         return Err(Failure::new(context()).because(Failure::new("it is not a regular file")));
     }
     Ok(Some(File::from(file)))
-}
-
-/// Opens one name of a directory. A kernel before 5.6, or a filter of system calls, has no `openat2`; for a single name
-/// `O_NOFOLLOW` has the same effect.
-fn open_entry(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    flags: OFlags,
-    mode: Mode,
-) -> rustix::io::Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    match openat2(directory, name, flags, mode, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
-        Err(Errno::NOSYS | Errno::PERM) => openat(directory, name, flags, mode),
-        opened => opened,
-    }
 }
 
 /// Reads a file of the tool's own state; `None` if it does not exist.

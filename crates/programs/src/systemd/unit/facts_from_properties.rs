@@ -35,7 +35,7 @@ impl Properties {
             main_code: self.value("ExecMainCode").unwrap_or_default(),
             main_status: self.value("ExecMainStatus").unwrap_or_default(),
             restarts: self.value("NRestarts").unwrap_or_default(),
-            invocation: in_hex(&self.value::<Vec<u8>>("InvocationID").unwrap_or_default()),
+            invocation: hex::encode(self.value::<Vec<u8>>("InvocationID").unwrap_or_default()),
             control_group: self.text("ControlGroup"),
             slice: self.text("Slice"),
             kind: self.text("Type"),
@@ -153,8 +153,4 @@ impl Properties {
 
 fn paths(texts: impl IntoIterator<Item = String>) -> Vec<PathBuf> {
     texts.into_iter().map(PathBuf::from).collect()
-}
-
-fn in_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
