@@ -242,7 +242,7 @@ fn names(directory: &Path) -> Vec<String> {
 
 #[test]
 fn rw_5_3_a_build_killed_at_any_instant_leaves_no_bad_environment_and_the_next_run_makes_a_good_one() {
-    let kills = if long() { 150 } else { 8 };
+    let kills = if long() { 150 } else { 6 };
     let hosts = [kills; 2];
     let mut dice = Dice::from_environment();
     let dealt: Vec<_> = hosts.iter().map(|host| (*host, dice.another())).collect();

@@ -218,8 +218,8 @@ fn rounds() -> usize {
 /// Instants in the parts of a run; half of them soon after the part begins. With `LADYLINUX_REFRESH_LONG`, the parts
 /// that are cut early are also cut late.
 fn in_parts(dice: &mut Dice) -> Vec<Cut> {
-    let late = [("staging", 1500), ("stop", 300), ("prepare", 400), ("restart", 1800)];
-    let again = [("sync", 150), ("restart", 900), ("status", 700)];
+    let late = [("staging", 1500), ("prepare", 400), ("restart", 1800)];
+    let again = [("stop", 300), ("sync", 150), ("restart", 900), ("status", 700)];
     let soon = 40;
     let mut cuts = Vec::new();
     for _ in 0..rounds() {
@@ -235,7 +235,7 @@ fn in_parts(dice: &mut Dice) -> Vec<Cut> {
 
 /// Instants anywhere in a run of that length, and shortly after it.
 fn anywhere(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
-    let count = if long() { 180 } else { 4 };
+    let count = if long() { 180 } else { 3 };
     (0..count).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
 }
 
