@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
             if is_help(&error) {
                 let _ = error.print();
             } else {
-                complain_of_usage(error, cli::raw::json(&words), color);
+                complain_of_usage(error, &words, color);
             }
             return code;
         }
@@ -81,12 +81,13 @@ fn parse(words: &[OsString], color: ColorWhen) -> Result<cli::Cli, clap::Error> 
 }
 
 /// Writes the reason why a command line is refused.
-fn complain_of_usage(error: clap::Error, json: bool, color: ColorWhen) {
+fn complain_of_usage(error: clap::Error, words: &[OsString], color: ColorWhen) {
+    let json = cli::raw::json(words);
     // Lines for the JSON object have no color.
     if !json {
         screen::choose_color(color);
     }
-    let lines = report::human::wrong_words(error);
+    let lines = report::human::wrong_words(error, &cli::raw::command(words));
     if json {
         screen::print_line(&report::json::pretty(&ErrorObject::of_usage(&lines)));
     }

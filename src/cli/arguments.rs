@@ -194,7 +194,7 @@ pub enum LockForm {
 /// `lock`
 #[derive(Debug, Args)]
 pub struct LockCommandArgs {
-    /// Branch to deploy [default: the configured one, then the deployed one, then main]
+    /// Branch whose packages are locked [default: the configured one, then the deployed one, then main]
     #[arg(long, short)]
     pub branch: Option<String>,
 

@@ -3,9 +3,11 @@
 
 use std::ffi::OsString;
 
-use clap::ValueEnum as _;
+use clap::{CommandFactory as _, ValueEnum as _};
 
 use refresh_system::screen::ColorWhen;
+
+use super::Cli;
 
 /// Returns the words before `--`; the words after it are values.
 fn options(words: &[OsString]) -> impl Iterator<Item = &str> {
@@ -29,6 +31,19 @@ pub fn json(words: &[OsString]) -> bool {
     }
 }
 
+/// Returns the program and the command that the words name, as far as they name one.
+pub fn command(words: &[OsString]) -> String {
+    let (program, mut names) = (Cli::command(), Vec::new());
+    let mut command = &program;
+    for found in options(words).skip(1) {
+        if let Some(inner) = command.find_subcommand(found) {
+            command = inner;
+            names.push(inner.get_name());
+        }
+    }
+    [program.get_name()].iter().chain(&names).copied().collect::<Vec<_>>().join(" ")
+}
+
 /// Returns the requested color of the output, from the words.
 pub fn color(words: &[OsString]) -> ColorWhen {
     value(words, "--color").and_then(|word| ColorWhen::from_str(word, false).ok()).unwrap_or_default()
@@ -44,6 +59,10 @@ mod tests {
         for line in ["rum --json", "run --format json -x", "run --format=json -x"] {
             assert!(json(line), "{line}");
         }
+        let command = |line: &str| command(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(command("x --root run verify model"), "ladylinux-refresh verify");
+        assert!(command("x stash show --x").ends_with(" stash show"));
+        assert_eq!(command("x rum"), "ladylinux-refresh");
         let color = |line: &str| color(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert_eq!(color("run --color never -x"), ColorWhen::Never);
         assert_eq!(color("run --color=always --colour"), ColorWhen::Always);

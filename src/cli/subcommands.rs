@@ -36,7 +36,7 @@ pub enum StashCommand {
     List,
     /// Show the saved local changes of a run
     Show {
-        /// The run
+        /// Run with a stash: its ID, a unique beginning, latest, -1, ..
         #[arg(allow_negative_numbers = true)]
         run: String,
         /// One path, relative to `app/`
@@ -44,7 +44,7 @@ pub enum StashCommand {
     },
     /// Copy saved files back into `app/`
     Restore {
-        /// The run
+        /// Run with a stash: its ID, a unique beginning, latest, -1, ..
         #[arg(allow_negative_numbers = true)]
         run: String,
         /// The paths, relative to `app/` [default: every local change]
@@ -56,7 +56,7 @@ pub enum StashCommand {
     /// Delete saved local changes
     #[command(alias = "prune")]
     Drop {
-        /// The runs
+        /// Runs with a stash, each as in `stash show`
         #[arg(required = true, allow_negative_numbers = true)]
         runs: Vec<String>,
     },

@@ -17,7 +17,7 @@ use refresh_installation::exit::{Error, Refusal};
 use refresh_installation::installation;
 use refresh_installation::installation::{Installation, as_typed};
 use refresh_installation::journal::run_lock;
-use refresh_installation::journal::run_lock::{RunLock, Taken};
+use refresh_installation::journal::run_lock::{Holder, RunLock, Taken};
 use refresh_programs::process::Runner;
 use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
@@ -103,11 +103,19 @@ pub(super) fn lock(
         .and_then(|()| run_lock::take(&layout.lock_file(), command, run, patience));
     match taken {
         Ok(Taken::Ours(lock)) => Ok(lock),
-        Ok(Taken::Theirs(holder)) => {
-            Err(Error::Locked { holder: holder.map(Box::new), next: "ladylinux-refresh status".to_owned() })
-        }
+        Ok(Taken::Theirs(holder)) => Err(locked_by(holder)),
         Err(failure) => Err(Refusal::with_next("preflight", failure, "ladylinux-refresh status")),
     }
+}
+
+/// Returns the error of a lock that another command holds. A run can be followed.
+pub(super) fn locked_by(holder: Option<Holder>) -> Error {
+    let run = holder.as_ref().filter(|holder| ["run", "rollback"].contains(&holder.command.as_str()));
+    let next = match run.and_then(|holder| holder.run.as_ref()) {
+        Some(run) => format!("ladylinux-refresh wait {run}"),
+        None => "ladylinux-refresh status".to_owned(),
+    };
+    Error::Locked { holder: holder.map(Box::new), next }
 }
 
 /// Makes `again`, the complete command line, the next command of a run that was refused or found the lock taken: a

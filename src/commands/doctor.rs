@@ -4,10 +4,11 @@ use crate::cli::DoctorArgs;
 use crate::report::json;
 use refresh_events::run_report::Enforcement;
 use refresh_host::doctor;
-use refresh_host::doctor::{DoctorReport, Examined, Finding, Severity};
+use refresh_host::doctor::{DoctorReport, Examined, Finding, Severity, StoreSize};
 use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_settings::layout::Layout;
-use refresh_system::screen::{Tone, paint, print_line};
+use refresh_system::screen;
+use refresh_system::screen::{Tone, fact, paint, print_line};
 use refresh_system::text::{count, harmless};
 
 /// Examines an installation and its host; changes nothing.
@@ -25,6 +26,7 @@ pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Success, Erro
 }
 
 fn lines(report: &DoctorReport) -> Vec<String> {
+    let width = screen::text_width();
     let mut lines = Vec::new();
     let mut subject = None;
     for finding in &report.findings {
@@ -32,7 +34,7 @@ fn lines(report: &DoctorReport) -> Vec<String> {
             subject = Some(finding.subject);
             lines.push(paint(Tone::Strong, &finding.subject.to_string()));
         }
-        lines.extend(one(finding));
+        lines.extend(one(finding, width));
     }
     let mut reasons: Vec<&str> = Vec::new();
     for unseen in &report.unseen {
@@ -44,19 +46,20 @@ fn lines(report: &DoctorReport) -> Vec<String> {
         let checks = report.unseen.iter().filter(|unseen| unseen.why == why).map(|unseen| unseen.check);
         let checks = checks.collect::<Vec<_>>().join(", ");
         lines.push(paint(Tone::Quiet, &format!("not checked: {checks}")));
-        lines.push(format!("  why      {}", on_one_line(why)));
+        lines.extend(fact("why", &on_one_line(why), width));
     }
     match &report.confinement {
         Some(Enforcement::Enforced) => lines.push("confinement of units: enforced".to_owned()),
         Some(Enforcement::Missing(missing)) => {
             lines.push(paint(Tone::Quiet, "confinement of units: not all of it"));
-            lines.extend(missing.iter().map(|one| format!("  missing  {}", on_one_line(one))));
+            lines.extend(missing.iter().flat_map(|one| fact("missing", &on_one_line(one), width)));
         }
         None => {}
     }
     if !report.stores.is_empty() {
         lines.push("stores".to_owned());
-        lines.extend(report.stores.iter().map(|store| format!("  {}", on_one_line(&store.in_words()))));
+        let store = |store: &StoreSize| fact(store.store, &on_one_line(&store.in_words()), width);
+        lines.extend(report.stores.iter().flat_map(store));
     }
     let checked = count(report.checks, "check");
     let (problems, notes) = (report.count(Severity::Problem), report.count(Severity::Note));
@@ -68,17 +71,18 @@ fn lines(report: &DoctorReport) -> Vec<String> {
     lines
 }
 
-fn one(finding: &Finding) -> [String; 3] {
+fn one(finding: &Finding, width: usize) -> Vec<String> {
     let found = &finding.found;
-    let word = match found.severity {
-        Severity::Problem => paint(Tone::Bad, "problem"),
-        Severity::Note => paint(Tone::Warning, "note   "),
+    let (word, tone) = match found.severity {
+        Severity::Problem => ("problem", Tone::Bad),
+        Severity::Note => ("note", Tone::Warning),
     };
-    [
-        format!("  {word}  {} [{}]", on_one_line(&found.what), finding.check),
-        format!("  why      {}", on_one_line(&found.why)),
-        format!("  try      {}", on_one_line(&found.repair)),
-    ]
+    let mut lines = fact(word, &format!("{} [{}]", on_one_line(&found.what), finding.check), width);
+    lines[0] = lines[0].replacen(word, &paint(tone, word), 1);
+    lines.extend(fact("why", &on_one_line(&found.why), width));
+    // People copy it.
+    lines.extend(fact("try", &on_one_line(&found.repair), usize::MAX));
+    lines
 }
 
 /// Returns text of other programs, which may contain several paragraphs, as one line.
@@ -114,20 +118,20 @@ mod tests {
         };
         let expected = "\
 working tree
-  problem  first line\\u{1b}[2J [origin]
-  why      it matters
-  try      do this
-  problem  second [mounts]
-  why      it matters
-  try      do this
+  problem      first line\\u{1b}[2J [origin]
+  why          it matters
+  try          do this
+  problem      second [mounts]
+  why          it matters
+  try          do this
 machine
-  note     third [clock]
-  why      it matters
-  try      do this
+  note         third [clock]
+  why          it matters
+  try          do this
 not checked: mirror, branch
-  why      closed
+  why          closed
 not checked: sudo
-  why      other
+  why          other
 2 problems, 1 note in 7 checks";
         assert_eq!(lines(&report).join("\n"), expected);
         let well = DoctorReport { findings: vec![], unseen: vec![], ..report };
@@ -138,7 +142,7 @@ not checked: sudo
         let partly = lines(&DoctorReport { confinement: Some(missing), ..well });
         assert_eq!(
             partly[..2],
-            ["confinement of units: not all of it", "  missing  ProtectProc needs systemd 247"]
+            ["confinement of units: not all of it", "  missing      ProtectProc needs systemd 247"]
         );
     }
 }

@@ -135,13 +135,16 @@ enum Doing {
 
 fn prune(on: &Installation, keep: usize, doing: Doing) -> Outcome<()> {
     let keep: Vec<EnvironmentName> = history::kept(on, keep)?.environments.into_iter().collect();
-    let names = match doing {
-        Doing::Listing => on.environments().prunable(&keep)?,
-        Doing::Removing => on.environments().prune(&keep)?,
-    };
+    let found = on.environments().prunable(&keep)?;
+    let has_directory = |name: EnvironmentName| (on.layout.environment(&name).is_dir(), name);
+    let names: Vec<_> = found.into_iter().map(has_directory).collect();
+    if doing == Doing::Removing {
+        on.environments().prune(&keep)?;
+    }
     let word = if doing == Doing::Listing { "would be removed" } else { "removed" };
-    for name in &names {
-        print_line(&format!("{name}  {word}"));
+    for (has_directory, name) in &names {
+        let record = if *has_directory { "" } else { "record for a rebuild " };
+        print_line(&format!("{name}  {record}{word}"));
     }
     if names.is_empty() {
         print_line("nothing to remove: every environment is needed");

@@ -12,6 +12,7 @@ use refresh_host::host::presence::check_there;
 use refresh_installation::exit::{Error, Refusal, Success};
 use refresh_installation::history as past;
 use refresh_installation::history::PastRun;
+use refresh_installation::installation::as_typed;
 use refresh_installation::journal::run_lock;
 use refresh_run::relay::spool::Spool;
 use refresh_settings::layout::Layout;
@@ -19,6 +20,7 @@ use refresh_settings::names::RunId;
 use refresh_system::clock;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure};
+use refresh_system::hint::Hint;
 use refresh_system::screen;
 use refresh_system::screen::{Tone, fact, paint, print_line};
 use refresh_system::text::{duration, harmless, harmless_line};
@@ -45,6 +47,14 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Success, Er
             print_line(&json::pretty(&reports));
         } else {
             list(runs, &all, now.as_ref(), screen::width());
+            if runs.len() < all.len() {
+                let command = Hint::command("ladylinux-refresh history -n", &[&all.len().to_string()]);
+                print_line(&format!(
+                    "{} more: {}",
+                    all.len() - runs.len(),
+                    as_typed(layout, &command.to_string())
+                ));
+            }
         }
     }
     Ok(Success::Done)
@@ -113,7 +123,7 @@ const WITH_SUBJECTS: usize = 72;
 
 /// Lists runs of `all`, one per line; `now` is the run in progress.
 fn list(runs: &[PastRun], all: &[PastRun], now: Option<&RunId>, width: usize) {
-    if runs.is_empty() {
+    if all.is_empty() {
         print_line("there were no runs yet");
         return;
     }

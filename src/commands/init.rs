@@ -19,6 +19,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
 use refresh_settings::{Transport, trust};
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen;
 use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line};
 use refresh_system::{clock, disk};
@@ -108,7 +109,9 @@ fn apply(host: &Host) -> Outcome<()> {
             Need::Fits(sentence) => sentence,
             Need::Needed(_) => (step.apply)(host)?,
         };
-        print_line(&harmless_line(&line));
+        if !screen::is_quiet() {
+            print_line(&harmless_line(&line));
+        }
     }
     Ok(())
 }
@@ -125,7 +128,7 @@ fn print_manual_steps(found: &[DoctorFinding]) {
         return;
     }
     print_line("");
-    print_line(&paint(Tone::Strong, &format!("left to people ({}):", count(found.len(), "thing"))));
+    print_line(&paint(Tone::Strong, &format!("not changed by init ({}):", count(found.len(), "finding"))));
     for (number, one) in (1..).zip(found) {
         print_line(&format!("{number:>3}. {}", harmless_line(&one.what)));
         print_line(&format!("     why   {}", harmless_line(&one.why)));
@@ -139,7 +142,10 @@ fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     let mut needed = 0;
     for step in host::steps(host) {
         match (step.check)(host)? {
-            Need::Fits(sentence) => print_line(&sentence),
+            Need::Fits(sentence) => print_line(&match sentence.strip_prefix("left ") {
+                Some(unchanged) => format!("would leave {unchanged}"),
+                None => sentence,
+            }),
             Need::Needed(what) => {
                 needed += 1;
                 print_line(&format!("would {}", harmless_line(&what)));

@@ -37,8 +37,8 @@ mod wait;
 use std::path::Path;
 
 use context::{
-    absolute, layout, lock, migrate, open, open_with, print_error, print_unless_reported, refuse, reporter,
-    settings, warn, with_command_to_repeat,
+    absolute, layout, lock, locked_by, migrate, open, open_with, print_error, print_unless_reported, refuse,
+    reporter, settings, warn, with_command_to_repeat,
 };
 
 use crate::cli::json::JsonForm;

@@ -138,7 +138,9 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
         let at = clock::in_words(at);
         facts.add("held back", &format!("from unattended runs: the service was stopped at {at}"));
     }
-    facts.next(&next(on, plan, options));
+    if plan.changed {
+        facts.next(&next(on, plan, options));
+    }
     screen::print_lines(&facts.lines);
 }
 

@@ -12,12 +12,13 @@ use refresh_run::plan::space::Makes;
 use refresh_run::plan::{Observed, confinement, preflight};
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::RunId;
+use refresh_settings::names::{EnvironmentName, RunId};
 use refresh_system::error::Outcome;
 use refresh_system::screen;
 use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line};
 
+use super::run_request::BEFORE_FIRST_RUN;
 use super::{lock, open_with, refuse};
 
 /// The largest number of named commits and local changes.
@@ -62,7 +63,12 @@ fn lines(on: &Installation, plan: &RollbackPlan, run: Option<&RunId>, width: usi
             &format!("environment {}", pair.environment.as_ref().map_or("none", |name| name.as_str())),
         );
     }
-    facts.add("run", plan.run.as_str());
+    let is_adopted = |name: &EnvironmentName| history::is_adopted(&on.layout, name);
+    if plan.to.environment.as_ref().is_some_and(is_adopted) {
+        facts.add("", BEFORE_FIRST_RUN);
+    } else {
+        facts.add("run", plan.run.as_str());
+    }
     facts.add("comes back", &comes_back(plan));
     withdrawn(plan, &mut facts);
     let hooks = if plan.hooks.is_empty() { "none".to_owned() } else { plan.hooks.join(", ") };

@@ -22,7 +22,7 @@ use refresh_system::screen;
 
 use super::local_run::LocalRun;
 use super::run_request::RunRequest;
-use super::{open, print_unless_reported, reporter, settings};
+use super::{locked_by, open, print_unless_reported, reporter, settings};
 
 /// Performs a run in the right process.
 pub(super) fn carry_out(
@@ -113,10 +113,7 @@ fn start_process(
 /// Refuses to start a run that would only find another run in progress.
 fn check_unlocked(layout: &Layout) -> Result<(), Error> {
     match run_lock::held_by(&layout.lock_file()) {
-        Ok(Some(holder)) => {
-            let next = "ladylinux-refresh status".to_owned();
-            Err(Error::Locked { holder: Some(Box::new(holder)), next })
-        }
+        Ok(Some(holder)) => Err(locked_by(Some(holder))),
         Ok(None) => Ok(()),
         Err(failure) => Err(Refusal::of("preflight", failure)),
     }

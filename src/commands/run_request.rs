@@ -19,6 +19,9 @@ use refresh_source::work_tree;
 use refresh_system::error::Outcome;
 use refresh_system::text;
 
+/// The state that `init` found: the run that replaced it is not a run that made it.
+pub(super) const BEFORE_FIRST_RUN: &str = "from before the first run";
+
 /// The request for a run or a rollback.
 pub(super) struct RunRequest {
     /// Its options that are settings.
@@ -114,11 +117,12 @@ impl RunRequest {
                 };
                 let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
                 let from = now.commit.as_ref().map_or("no commit", |commit| commit.short());
-                on.runner.events().note(&format!(
-                    "from {from} to {} of run {}",
-                    pair.commit.short(),
-                    pair.run
-                ));
+                let of = if history::is_adopted(&on.layout, &pair.environment) {
+                    BEFORE_FIRST_RUN.to_owned()
+                } else {
+                    format!("of run {}", pair.run)
+                };
+                on.runner.events().note(&format!("from {from} to {} {of}", pair.commit.short()));
                 Ok(Target::Earlier(pair))
             }
         }

@@ -29,13 +29,13 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Succe
     let on = open(layout, during)?;
     let context = |failure| refuse(&on, during, failure, "ladylinux-refresh status");
     match command {
-        ServiceCommand::Start => start(&on)?,
+        ServiceCommand::Start => return start(&on),
         ServiceCommand::Stop => stop(&on).map_err(context)?,
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(context)?;
             print_line(&format!("{}: {state}", on.service.describe()));
             if let Some(fence) = fence::read(layout).map_err(context)? {
-                print_line(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
+                print_line(&harmless_line(&fence.refusal().chain().join(": ")));
             }
             if state.running().is_none() {
                 return Ok(Success::Findings);
@@ -52,7 +52,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Succe
     Ok(Success::Done)
 }
 
-fn start(on: &Installation) -> Result<(), Error> {
+/// Starts the service and waits until it is healthy. A service that fails its health check stays unchanged, and the
+/// command ends with exit code 5.
+fn start(on: &Installation) -> Result<Success, Error> {
     let started = on.service.start(Admission::Ordinary).map_err(|failure| {
         // What matters is the failure of the start.
         let _ = start_request::record(&on.layout);
@@ -62,11 +64,14 @@ fn start(on: &Installation) -> Result<(), Error> {
         refuse(on, "service start", failure, &next)
     })?;
     let _ = start_request::forget(&on.layout);
-    warn(&started.warnings);
     warn(&others::start_noted(on));
     let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
     print_line(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
-    Ok(())
+    let probe = service_restart::health_check(on);
+    let healthy = probe.and_then(|probe| Ok((service_restart::check(on, &probe, &started)?, probe)));
+    service_restart::report(on, "service start", healthy, |(healthy, probe)| {
+        print_line(&service_restart::in_words(healthy, probe));
+    })
 }
 
 fn stop(on: &Installation) -> Outcome<()> {

@@ -46,26 +46,43 @@ pub(super) fn restart(on: &Installation) -> Result<Success, Error> {
     };
     warn(&stopped.notes);
     let healthy = started.and_then(|started| check(on, &probe, &started));
+    report(on, DURING, healthy, |healthy| {
+        let down = duration(clock::millis(healthy.first_good.duration_since(began)));
+        let restarted = paint(Tone::Good, "Restarted");
+        print_line(&format!("{restarted}: {}, down for {down}", in_words(healthy, &probe)));
+    })
+}
+
+/// Returns the result of a health check in words.
+pub(super) fn in_words(healthy: &Healthy, probe: &ResolvedProbe) -> String {
+    let stable = duration(clock::millis(probe.settle));
+    format!("healthy (HTTP {}), stable for {stable}", healthy.status)
+}
+
+/// Ends a command by the result of its health check; a failure is printed.
+pub(super) fn report<T>(
+    on: &Installation,
+    during: &str,
+    healthy: Outcome<T>,
+    print: impl FnOnce(&T),
+) -> Result<Success, Error> {
     match healthy {
         Ok(healthy) => {
-            let down = duration(clock::millis(healthy.first_good.duration_since(began)));
-            let stable = duration(clock::millis(probe.settle));
-            let (restarted, status) = (paint(Tone::Good, "Restarted"), healthy.status);
-            print_line(&format!(
-                "{restarted}: healthy (HTTP {status}), stable for {stable}, down for {down}"
-            ));
+            print(&healthy);
             Ok(Success::Done)
         }
-        Err(failure) if failure.interrupted_by().is_some() => Err(context(failure)),
+        Err(failure) if failure.interrupted_by().is_some() => {
+            Err(refuse(on, during, failure, "ladylinux-refresh status"))
+        }
         Err(failure) => {
-            print_error(&on.layout, &refuse(on, DURING, failure, "ladylinux-refresh service logs"));
+            print_error(&on.layout, &refuse(on, during, failure, "ladylinux-refresh service logs"));
             Ok(Success::Findings)
         }
     }
 }
 
 /// Returns the health check of the deployed version.
-fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
+pub(super) fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
     let deployed = Deployment::read(&on.layout).ok().flatten();
     let release = deployed.as_ref().map(|deployed| on.release(&deployed.commit)).transpose()?;
     let settings = release.as_ref().map_or(&on.settings.probe, |release| &release.settings.probe);
@@ -87,7 +104,7 @@ fn start(on: &Installation) -> Outcome<Started> {
 }
 
 /// Waits until the started service is healthy.
-fn check(on: &Installation, probe: &ResolvedProbe, started: &Started) -> Outcome<Healthy> {
+pub(super) fn check(on: &Installation, probe: &ResolvedProbe, started: &Started) -> Outcome<Healthy> {
     warn(&started.warnings);
     health::await_healthy(probe, &on.units, on.service.as_ref(), started.main).map_err(|failure| {
         if failure.interrupted_by().is_some() {

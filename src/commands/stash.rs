@@ -156,6 +156,12 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     for name in &restored.refs {
         print_line(&format!("restored commits as {}", harmless_line(name)));
     }
+    if !restored.paths.is_empty() {
+        let file = harmless_line(&on.layout.host_file().display().to_string());
+        print_line(&format!(
+            "the next run moves them into the stash again, unless `preserve` in {file} names them"
+        ));
+    }
     if restored.paths.is_empty() && restored.refs.is_empty() {
         print_line("no file was restored: name the paths");
     }

@@ -14,6 +14,7 @@ use refresh_installation::journal::{run_lock, store};
 use refresh_installation::status_file;
 use refresh_installation::status_file::{Current, LastRequest, RequestOutcome};
 use refresh_run::plan::Observed;
+use refresh_run::relay::spool;
 use refresh_service::deployed::Deployment;
 use refresh_service::fence::Fence;
 use refresh_service::probe;
@@ -98,7 +99,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
         None => None,
     };
     // Only the owner can inspect the lock; all users can see the process.
-    let running_now = holder.or_else(|| file.running_now());
+    // Before the end of its preflight, a run has only its spool.
+    let running_now = holder.or_else(|| file.running_now()).or_else(|| spool::in_progress(&on.layout));
     // A caller who cannot list the runs gets the rest.
     let unfenced_report = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
     let probe = on.probe()?;
@@ -181,7 +183,7 @@ fn verdict(status: &Status) -> String {
             paint(Tone::Warning, "Running, and app/ is at another commit than deployed")
         }
         (None, None, "running", None) => {
-            format!("{} no refresh has succeeded yet", paint(Tone::Warning, "Running:"))
+            format!("{} no refresh yet", paint(Tone::Warning, "Running:"))
         }
         (None, None, state, _) => paint(Tone::Warning, &format!("Not running: the service is {state}")),
     }
@@ -372,7 +374,7 @@ fn held_back_commits(status: &Status, facts: &mut Facts) {
         facts.add("", &held.cause_in_full());
     }
     if !status.held_back.is_empty() {
-        facts.add("deployed by", RELEASE);
+        facts.add("ends with", RELEASE);
     }
 }
 

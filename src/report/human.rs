@@ -14,7 +14,7 @@ use refresh_installation::exit;
 use refresh_system::text::{duration, harmless, harmless_line};
 
 use super::error_json::Explained;
-use super::outcome::{self, Detail, advice, error_lines, failed, indented, state};
+use super::outcome::{self, Detail, advice, error_lines, failed, state};
 use refresh_system::screen::{self, Tone, fact, paint};
 
 /// Renders events as one line per step; on a terminal, with progress.
@@ -82,9 +82,9 @@ impl Subscriber for Human {
                     bar.set_message(harmless_line(line));
                 }
             }
-            Event::Note { message, .. } => self.print_line(&format!("    {}", indented(message))),
+            Event::Note { message, .. } => self.print_line(&format!("    {}", narrated(message))),
             Event::Warning { message, .. } => {
-                self.print_line(&format!("    {} {}", paint(Tone::Warning, "warning:"), indented(message)));
+                self.print_line(&format!("    {} {}", paint(Tone::Warning, "warning:"), narrated(message)));
             }
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
@@ -102,9 +102,10 @@ impl Subscriber for Human {
             }
             Event::RunFinished { report: result } => {
                 self.end_bar();
-                for line in outcome::lines(result, self.detail, screen::text_width()) {
-                    screen::print_line(&line);
-                }
+                let lines = outcome::lines(result, self.detail, screen::text_width());
+                // The empty line separates the result from the steps, which are not printed then.
+                let skipped = usize::from(screen::is_quiet());
+                lines.iter().skip(skipped).for_each(|line| screen::print_line(line));
             }
         }
     }
@@ -118,6 +119,11 @@ pub fn phase_line(tone: Tone, phase: Phase, summary: &str, duration_ms: u64, wid
     let middle = width.saturating_sub(1 + 13 + time.len().max(8) + 3);
     let summary = screen::cut(summary, middle);
     screen::spelled(&format!("{mark} {label:<13} {summary:<middle$} {time:>8}")).into_owned()
+}
+
+/// Returns a note or a warning, wrapped and with its further lines indented.
+fn narrated(message: &str) -> String {
+    screen::wrapped(&harmless(message), screen::text_width().saturating_sub(6)).join("\n      ")
 }
 
 fn label(phase: Phase) -> String {
@@ -151,8 +157,9 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
 /// The similarity from which one word may be a typo of the other.
 const ALIKE: f64 = 0.8;
 
-/// Renders the error of a command line: the message of its parser, in the form of all other errors.
-pub fn wrong_words(mut error: clap::Error) -> Vec<String> {
+/// Renders the error of a command line: the message of its parser, in the form of all other errors. `command` is the
+/// command with the help for it.
+pub fn wrong_words(mut error: clap::Error, command: &str) -> Vec<String> {
     // The parser's own advice (to escape an option, or to use one that is hardly similar) is misleading.
     error.remove(ContextKind::Suggested);
     // It also lists the commands that only the program itself uses.
@@ -172,14 +179,6 @@ pub fn wrong_words(mut error: clap::Error) -> Vec<String> {
         .replace("invalid digit found in string", "it is not an integer")
         .replace("number too large to fit in target type", "it is too large");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let command: Vec<&str> = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Usage: "))
-        .into_iter()
-        .flat_map(str::split_whitespace)
-        .take_while(|word| word.starts_with(|first: char| first.is_ascii_lowercase()))
-        .collect();
-    let command = if command.is_empty() { "ladylinux-refresh".to_owned() } else { command.join(" ") };
     let mut lines = vec![format!("{}: ", paint(Tone::Bad, "error"))];
     for line in text.lines().filter(|line| !line.starts_with("For more information")) {
         let line = harmless(line);

@@ -1,7 +1,9 @@
 //! The result of a run as text for people: first the verdict, then the facts, last the error with the next command.
 //! Pure.
 
-use refresh_events::run_report::{Connections, Enforcement, Error, Outage, Report, Requested, RunResult};
+use refresh_events::run_report::{
+    Connections, Enforcement, Error, Outage, Phase, Report, Requested, RunResult,
+};
 use refresh_settings::names::CommitId;
 use refresh_system::clock;
 use refresh_system::text::{count, duration, harmless, harmless_line};
@@ -68,7 +70,10 @@ pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
     if detail == Detail::Full {
         details(report, &mut facts);
     }
-    facts.add("run", report.run.as_str());
+    // A run that ended in its preflight has no record: no other command finds it for long.
+    if detail == Detail::Full || report.phases.iter().any(|part| part.phase != Phase::Preflight) {
+        facts.add("run", report.run.as_str());
+    }
     if let Some(error) = &report.error {
         facts.lines.push(String::new());
         facts.lines.extend(error_lines(error, &state(report), width));
@@ -141,7 +146,7 @@ fn held_back(report: &Report, facts: &mut Facts) {
     if let Some(why) = &held.why {
         facts.add("", &harmless_line(why));
     }
-    facts.add("deployed by", held.release());
+    facts.add("ends with", held.release());
 }
 
 /// Adds the time since when the service was down before the run, the failed runs, and the command that prints the log
@@ -208,7 +213,7 @@ fn details(report: &Report, facts: &mut Facts) {
         facts.add("ignored", &format!("{} moved across: {paths}", count(report.ignored.len(), "path")));
     }
     if report.protected.changed.is_empty() && report.protected.entries > 0 {
-        facts.add("protected", &format!("{} entries, unchanged", report.protected.entries));
+        facts.add("protected", &format!("unchanged ({})", count(report.protected.entries, "entry")));
     }
 }
 

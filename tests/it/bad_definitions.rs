@@ -65,8 +65,12 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
         ("leaves the tree", "-r ../other.txt\n", ["requirements.txt, line 1", "outside of the tree"]),
         ("runs in a circle", "-r requirements.txt\n", ["in a circle", "requirements.txt"]),
         ("is not in the index", "nosuch\n", ["no version of a package fits", "nosuch"]),
-        ("comes from git", "x @ git+https://x.invalid/x@v1\n", ["cannot be proved", "git+https://"]),
-        ("comes from a URL", "x @ https://x.invalid/x-1-py3-none-any.whl\n", ["cannot be proved", "sha256="]),
+        ("comes from git", "x @ git+https://x.invalid/x@v1\n", ["cannot be verified", "git+https://"]),
+        (
+            "comes from a URL",
+            "x @ https://x.invalid/x-1-py3-none-any.whl\n",
+            ["cannot be verified", "sha256="],
+        ),
         (
             "names another index",
             "--index-url https://x.invalid\nsix\n",

@@ -176,7 +176,7 @@ fn config_check_prints_every_fault_with_its_place_and_what_is_expected() {
         format!("{file}:5:8: probe.path: probe.path \"x\" must start with a slash and hold no blanks"),
         format!("{file}:6:1: unknown key `probe.setle`; did you mean `settle`?"),
         format!("4 faults in {file}"),
-        format!("next         ${{EDITOR:-vi}} +1 {file}"),
+        format!("  next         ${{EDITOR:-vi}} +1 {file}"),
     ];
     assert_eq!(lines, expected.iter().map(String::as_str).collect::<Vec<_>>());
     let printed = root.tool(&["config", "check", "--json"]).expect(2);

@@ -259,7 +259,7 @@ Refreshed main from aaaaaaaaaa to 0123456789 in 2.25 s, down for 1.23 s
                /opt/ladylinux/venv
   service      running, http://127.0.0.1:8000/, pid 7
   preserved    1 file: prefs.json
-  protected    9 entries, unchanged
+  protected    unchanged (9 entries)
   run          20260102T030405Z-1"
     );
     assert_eq!(
@@ -270,7 +270,7 @@ Already current: main at 0123456789, found in 2.25 s
   environment  abc-1, cpython 3.12.1, 12 packages
                /opt/ladylinux/venv
   service      running, http://127.0.0.1:8000/, pid 7
-  protected    9 entries, unchanged
+  protected    unchanged (9 entries)
   run          20260102T030405Z-1"
     );
     assert_eq!(

@@ -80,7 +80,7 @@ fn a_pin_that_is_newer_than_the_definition_is_resolved_and_a_warning_names_it() 
     let lock = lock(&world(&index), &[("requirements.txt", "alpha==2.0\n")]).unwrap();
     assert_eq!(listed(&lock), ["alpha 2.0"]);
     let why = why_not(&lock).unwrap();
-    assert!(why.contains("asks for releases that are newer than itself"), "{why}");
+    assert!(why.contains("ask for releases that are newer"), "{why}");
 }
 
 #[test]

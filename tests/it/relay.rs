@@ -77,7 +77,7 @@ fn a_detached_run_can_be_followed_and_ended_by_its_id() {
     let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
     // The output of a detached run without an event reaches the clients that wait.
-    host.tool(["run", "--detach"]).expect(4).prints(&run);
+    host.tool(["run", "--detach"]).expect(4).prints(&run).prints(&format!(" wait {run}\n"));
     let second = host.tool(["run", "--detach", "--wait", "1s"]).expect(0).out;
     host.tool(["wait", second.trim_end()]).expect(4).prints("is in progress since").prints(&run);
     host.tool(["cancel", &run]).expect(0).prints("halted").prints("fenced");

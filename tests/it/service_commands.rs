@@ -36,6 +36,21 @@ fn a_restart_that_fails_its_health_check_reports_the_cause_and_ends_with_5() {
 }
 
 #[test]
+fn a_start_checks_the_health_and_ends_with_5_if_it_fails() {
+    let host = Host::running();
+    host.tool(["service", "stop"]).expect(0);
+    host.tool(["service", "start"])
+        .expect(0)
+        .prints("started (pid ")
+        .prints("healthy (HTTP 200), stable for ");
+    host.tool(["service", "stop"]).expect(0);
+    host.write("server.py", "raise SystemExit(7)\n");
+    let printed = host.tool(["service", "start"]).expect(5);
+    printed.prints("error in service start: the service fails its health check").prints("service logs");
+    assert!(!host.fenced(), "a start is not a refresh");
+}
+
+#[test]
 fn a_fenced_service_is_not_restarted_and_the_command_that_helps_is_named() {
     let host = Host::running();
     host.push(&[("refresh.toml", &hook("broken", "migration", &["false"], ""))]);

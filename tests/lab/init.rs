@@ -76,8 +76,8 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     let init = machine.refresh(INIT).expect(0).prints("ready; refresh it with: ladylinux-refresh run");
     for printed in [dry, init] {
         assert!(
-            !printed.all().contains("left to people"),
-            "what init does is left to people\n{}",
+            !printed.all().contains("not changed by init"),
+            "init leaves its own work to people\n{}",
             printed.all()
         );
     }
@@ -246,7 +246,7 @@ fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
             .expect(0)
             .prints("left /opt/ladylinux/venv as it is; the first run adopts it")
             .prints("left /etc/systemd/system/ladylinux-api.service as it is")
-            .prints("left to people")
+            .prints("not changed by init")
             .prints("the user of the application, run /opt/ladylinux/app/scripts/refresh_vm.sh as root")
             .prints("do    grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
             .prints("KillMode=process")

@@ -52,10 +52,9 @@ pub(super) struct LockRequest {
 
 /// Performs the operation.
 pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
-    let made = UvOperation::within(&request.setup, &format!("lock-{}", request.key), |operation| {
+    UvOperation::within(&request.setup, &format!("lock-{}", request.key), |operation| {
         Locking { operation, request, definitions: &request.definitions }.lock()
-    });
-    made.context(|| "the definition cannot be resolved".to_owned())
+    })
 }
 
 /// The making of one lock.
@@ -101,7 +100,7 @@ struct ResolveMode {
 impl ResolveMode {
     /// With the releases until the date of the definition.
     fn until(cutoff: jiff::Timestamp, now: jiff::Timestamp) -> Self {
-        let ahead = (cutoff > now).then(|| "the definition is dated in the future".to_owned());
+        let ahead = (cutoff > now).then(|| "the requirements are dated in the future".to_owned());
         Self { cutoff: Some(cutoff), not_reproducible: ahead }
     }
 
@@ -298,6 +297,8 @@ impl Locking<'_> {
         };
         let why = limited.because_of_upload_times.then_some(NO_UPLOAD_TIMES);
         let way = ResolveMode::free(why.unwrap_or_default());
+        let again = "no solution among the releases of that date; resolving again with all releases";
+        self.operation.runner.events().output("lock", again);
         // The failure gives the reason without the cutoff, not the releases that the cutoff hid.
         let mut lock = self.resolve_once(&way).map_err(|unresolved| unresolved.failure)?;
         if why.is_none()
@@ -423,7 +424,7 @@ impl Locking<'_> {
             because_of_upload_times: text.contains("does not provide upload-time metadata"),
             failure: install_error::explain(
                 &finished,
-                "cannot resolve the definition",
+                "the requirements cannot be resolved",
                 &self.operation.setup.network,
             ),
         })
@@ -476,5 +477,5 @@ fn why_not_until(cutoff: jiff::Timestamp, found: Option<&Pylock>) -> String {
         [one] => format!(" ({one})"),
         [one, rest @ ..] => format!(" ({one} and {} more)", rest.len()),
     };
-    format!("the definition, of {cutoff}, asks for releases that are newer than itself{what}")
+    format!("the requirements, of {cutoff}, ask for releases that are newer{what}")
 }

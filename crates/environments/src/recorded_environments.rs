@@ -176,7 +176,7 @@ impl<'a> Environments<'a> {
         }
         let reason = match self.current()? {
             VenvState::Missing => "no environment exists yet".to_owned(),
-            VenvState::RealDirectory => "the environment was not made by this tool".to_owned(),
+            VenvState::RealDirectory => "venv is from before this tool".to_owned(),
             VenvState::Unrecorded(path) => format!("the environment {} has no record", path.display()),
             VenvState::Recorded(live) if !live.has_interpreter() => {
                 "the interpreter of the environment does not exist".to_owned()
@@ -185,7 +185,7 @@ impl<'a> Environments<'a> {
                 "the environment was changed manually".to_owned()
             }
             VenvState::Recorded(live) => match live.record.built() {
-                None => "the environment was not made by this tool".to_owned(),
+                None => "venv is from before this tool".to_owned(),
                 Some(built) => match self.known_lock(wanted)? {
                     Some(lock) => built.parts.change(&wanted.parts(&lock)),
                     None => built.parts.change_before_resolving(&wanted.parts),

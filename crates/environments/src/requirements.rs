@@ -116,7 +116,7 @@ pub(crate) fn render(lines: &[Line]) -> Vec<u8> {
 pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
     let text = text.trim();
     if text.to_ascii_lowercase().contains("file:") {
-        return Err(format!("{text:?} names a local file, which is not part of the definition"));
+        return Err(format!("{text:?} names a local file, which the requirements cannot contain"));
     }
     let plain = text.split(';').next().unwrap_or_default().trim();
     let (name_part, url) = match plain.split_once('@') {
@@ -129,7 +129,7 @@ pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
         if !scheme.is_some_and(|scheme| {
             !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b))
         }) {
-            return Err(format!("{text:?} names a local path, which is not part of the definition"));
+            return Err(format!("{text:?} names a local path, which the requirements cannot contain"));
         }
         if name_part.is_empty() {
             return Ok(Requirement { name: url.to_owned(), specification: String::new() });
@@ -140,7 +140,7 @@ pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
         || name_part.contains('/')
         || ARCHIVES.iter().any(|ending| lower.ends_with(ending));
     if is_path {
-        return Err(format!("{text:?} names a local path, which is not part of the definition"));
+        return Err(format!("{text:?} names a local path, which the requirements cannot contain"));
     }
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c)).unwrap_or(text.len());
     let (name, specification) = text.split_at(end);
@@ -149,7 +149,11 @@ pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
     if !is_name {
         return Err(format!("{text:?} is not understood"));
     }
-    Ok(Requirement { name: normal_name(name), specification: specification.trim().to_owned() })
+    let specification = specification.trim();
+    if specification.starts_with('=') && !specification.starts_with("==") {
+        return Err(format!("{text:?} is not understood: a version follows `==`"));
+    }
+    Ok(Requirement { name: normal_name(name), specification: specification.to_owned() })
 }
 
 /// Checks that a package from a URL can be verified: it is a wheel, with its hash in the URL or in `options`.
@@ -171,7 +175,7 @@ pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), S
         return Ok(());
     }
     Err(format!(
-        "{url:?} cannot be proved: only a release of the package index can, or the URL of a wheel that ends in \
+        "{url:?} cannot be verified: only a release of the package index can, or the URL of a wheel that ends in \
          #sha256=… (or has a --hash)"
     ))
 }
@@ -198,7 +202,7 @@ fn check_hashes(line: &str) -> Result<(), String> {
     let is_known = |hash: &String| hash.split_once(':').is_some_and(|(name, _)| ALGORITHMS.contains(&name));
     match hashes_of(line).iter().find(|hash| !is_known(hash)) {
         None => Ok(()),
-        Some(hash) => Err(format!("{hash:?} is no hash that proves a file: use sha256, sha384 or sha512")),
+        Some(hash) => Err(format!("{hash:?} is no hash that verifies a file: use sha256, sha384 or sha512")),
     }
 }
 
@@ -317,7 +321,7 @@ fn allowed(word: &str, options: &[&str]) -> Result<(), String> {
     }
     if name.starts_with("-e") || name == "--editable" {
         return Err(format!(
-            "{name} would install a source tree in place, which is not part of the definition"
+            "{name} would install a source tree in place, which the requirements cannot contain"
         ));
     }
     Err(format!("the option {name} cannot be used here"))
@@ -412,6 +416,7 @@ mod tests {
             "-r a --pre",
             "[x]",
             "==1",
+            "x = 1",
             "git+https://x/a@v1",
             "a @ git+https://x/a@v1",
             "a @ https://x/a-1-py3-none-any.whl",

@@ -69,11 +69,11 @@ impl Environments<'_> {
             Some(own) => {
                 events.note(&format!("the application's {} selects the packages", own.file().display()));
             }
-            None => events.note("resolving the definition"),
+            None => events.note("resolving the requirements"),
         }
         let lock = self.site.ask_for_lock(wanted, false)?;
         if let Some(why) = lock.summary().not_reproducible {
-            events.note(&format!("another machine may resolve the definition in another way: {why}"));
+            events.note(&format!("another machine may resolve the requirements in another way: {why}"));
         }
         lock.write(self.site.layout)?;
         checkpoint::reach("python:locked");
@@ -116,7 +116,7 @@ impl Site<'_> {
         };
         let lock: Lock = self.call(OPERATION, &request)?;
         // The answer of an operation is trusted only if its words have the required form.
-        lock.check().context(|| "the definition cannot be resolved".to_owned())?;
+        lock.check().context(|| "the answer of the resolution cannot be used".to_owned())?;
         Ok(lock)
     }
 }

@@ -163,12 +163,17 @@ impl Mirror {
     fn persistently(&self, attempt: impl Fn() -> Outcome<Finished>) -> Outcome<Finished> {
         let end = clock::monotonic() + self.remote.deadline;
         let mut finished = attempt()?;
-        for wait in WAITS {
+        for (wait, number) in WAITS.into_iter().zip(2..) {
             let failure = FetchFailure::of(&finished);
             if finished.succeeded() || !failure.is_passing() || clock::monotonic() + wait >= end {
                 break;
             }
-            self.git.runner().events().note("the remote does not answer properly; it is tried once more");
+            let cause = match failure {
+                FetchFailure::Unreachable => "cannot be reached",
+                _ => "does not answer properly",
+            };
+            let note = format!("the remote {cause}; attempt {number} of {}", WAITS.len() + 1);
+            self.git.runner().events().note(&note);
             clock::pause(wait)?;
             finished = attempt()?;
         }

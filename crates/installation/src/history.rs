@@ -172,10 +172,15 @@ pub struct CurrentState {
 /// No such pair exists, or the named run is unknown or did not succeed.
 pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState) -> Outcome<Deployment> {
     if let Some(run) = run {
-        return good(layout)?.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
-            Failure::new(format!("run {run} did not succeed or does not exist"))
-                .command("ladylinux-refresh history", &[])
-        });
+        let pairs = good(layout)?;
+        let of_commit = pairs.iter().find(|pair| pair.commit.as_str().starts_with(run.as_str()));
+        let failure = match of_commit {
+            Some(pair) => Failure::new(format!("{run} is a commit, not a run; run {} deployed it", pair.run))
+                .command("ladylinux-refresh rollback", &[&pair.run]),
+            None => Failure::new(format!("run {run} did not succeed or does not exist"))
+                .command("ladylinux-refresh history", &[]),
+        };
+        return pairs.into_iter().find(|pair| pair.run == *run).ok_or(failure);
     }
     let is_there = |commit: &CommitId, environment: &EnvironmentName| {
         (Some(commit), Some(environment)) == (now.commit.as_ref(), now.environment.as_ref())

@@ -11,6 +11,7 @@ use super::{Running, ServiceManager, ServiceState, Started};
 use refresh_programs::process::{ExitKind, Handle, ProcessId};
 use refresh_programs::units::Units;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::duration;
 use refresh_system::{clock, interrupt};
 
 /// The shortest pause between two requests while the service is not healthy yet.
@@ -154,7 +155,10 @@ impl Watch<'_> {
                 if handle.wait(LAST_WORDS) {
                     return Err(self.died());
                 }
-                let what = format!("the service answered well and then, {after:.1?} later, no more");
+                let what = format!(
+                    "the service answered well and then, {} later, no more",
+                    duration(clock::millis(after))
+                );
                 let problem = Failure::new(format!("last answer of {}: {problem}", self.probe.url));
                 return Err(self.with_outer_cause(Failure::new(what).because(problem)));
             }
@@ -225,7 +229,10 @@ impl Watch<'_> {
             How::Exit(how) => how.to_string(),
             How::Other(what) => what,
         };
-        let died = Failure::new(format!("the service died {after:.1?} after its start ({why})"));
+        let died = Failure::new(format!(
+            "the service died {} after its start ({why})",
+            duration(clock::millis(after))
+        ));
         self.with_outer_cause(died)
     }
 

@@ -40,7 +40,10 @@ pub(crate) fn refuse_root(find: impl FnOnce() -> Outcome<Vec<Untrusted>>) -> Out
         return Ok(());
     }
     let faults: Vec<&str> = found.iter().map(|part| part.what.as_str()).collect();
-    let failure = Failure::new(format!("others than root decide what root does here: {}", faults.join("; ")));
+    let failure = Failure::new(format!(
+        "users other than root can change what root executes here: {}",
+        faults.join("; ")
+    ));
     Err(found.into_iter().map(|part| Hint::shell(part.repair)).fold(failure, Failure::hint))
 }
 

@@ -288,7 +288,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]], width: usi
 }
 
 /// Divides a text at its spaces into lines of at most `columns` columns. A number stays with its unit.
-pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+pub fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in spelled(text).lines() {
         let mut words: Vec<String> = Vec::new();

@@ -14,7 +14,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::trust;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{Tone, paint, print_line};
+use refresh_system::screen::{Tone, fact, paint, print_line, print_lines};
 use refresh_system::text::{count, harmless_line, quoted_path};
 
 /// The largest size of a file of settings, in bytes.
@@ -82,8 +82,10 @@ fn print(layout: &Layout, checked: &Checked) {
     match checked.faults.first() {
         Some(first) => {
             print_line(&paint(Tone::Bad, &format!("{} in {file}", count(checked.faults.len(), "fault"))));
-            let edit = format!("${{EDITOR:-vi}} +{} {}", first.line, quoted_path(&checked.file));
-            print_line(&format!("next         {}", paint(Tone::Strong, &harmless_line(&edit))));
+            let is_writable = rustix::fs::access(&checked.file, rustix::fs::Access::WRITE_OK).is_ok();
+            let sudo = if is_writable { "" } else { "sudo " };
+            let edit = format!("{sudo}${{EDITOR:-vi}} +{} {}", first.line, quoted_path(&checked.file));
+            print_lines(&fact("next", &paint(Tone::Strong, &harmless_line(&edit)), usize::MAX));
         }
         None if checked.exists => print_line(&format!("{file}: no fault")),
         None => {
@@ -92,7 +94,7 @@ fn print(layout: &Layout, checked: &Checked) {
                 print_line(&format!("warning: {}", harmless_line(&ignored.to_string())));
             }
             let next = as_typed(layout, "ladylinux-refresh config show");
-            print_line(&format!("next         {}", paint(Tone::Strong, &next)));
+            print_lines(&fact("next", &paint(Tone::Strong, &next), usize::MAX));
         }
     }
 }

@@ -202,10 +202,15 @@ fn print(shown: &Shown, with_origin: bool) {
     for setting in &shown.settings {
         let (table, key) = setting.key.rsplit_once('.').unwrap_or(("", &setting.key));
         let is_hook = table.starts_with("hook[");
-        // The host's file cannot repeat the application's hooks: they would run twice.
+        // The output is a file for the host, which must not repeat the application's hooks.
         let lead = if is_hook && setting.origin == Source::Application { "# " } else { "" };
         if table != before {
             print_line("");
+            if !lead.is_empty() {
+                comment(
+                    "in force, from the application's refresh.toml; repeated in the host's file, it would run twice",
+                );
+            }
             print_line(&if is_hook { format!("{lead}[[hook]]") } else { format!("[{table}]") });
             table.clone_into(&mut before);
         }

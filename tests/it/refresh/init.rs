@@ -69,7 +69,9 @@ fn a_rollback_returns_to_the_version_before_the_first_run() {
     // Already the first run may be the one that people roll back.
     host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit('broken')\n")]);
     host.tool(["run"]).expect(1).prints("rollback");
-    host.tool(["rollback"]).expect(0);
+    host.tool(["rollback", "--dry-run"]).expect(0).prints("from before the first run");
+    let back = host.tool(["rollback"]).expect(0).prints(" from before the first run").all();
+    assert!(!back.contains("of that run") && !back.contains(" of run "), "{back}");
     assert_eq!(host.version().as_deref(), Some("one"));
     assert_eq!(fs::read_to_string(layout.venv().join("made")).unwrap(), "by hand");
     assert_eq!(host.report()["environment"]["name"], "adopted-1");

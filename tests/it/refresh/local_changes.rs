@@ -97,7 +97,10 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
         .prints("modified.txt exists in app/ and differs")
         .prints("--overwrite");
     assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
-    host.tool(["stash", "restore", &run, "--overwrite"]).expect(0).prints("deleted.txt was deleted locally");
+    host.tool(["stash", "restore", &run, "--overwrite"])
+        .expect(0)
+        .prints("deleted.txt was deleted locally")
+        .prints("the next run moves them into the stash again, unless `preserve` in ");
     assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
     assert_eq!(host.read("drafts/untracked.txt").as_deref(), Some("untracked\n"));
     assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
@@ -302,9 +305,12 @@ fn a_file_that_is_kept_run_after_run_is_pointed_out_with_the_line_to_add() {
     let host = Host::running();
     host.write("config/prefs.json", "1");
     let first = host.tool(["run"]).expect(0);
-    assert!(!first.all().contains("run after run"));
+    assert!(!first.all().contains("two runs in a row"));
     host.write("config/prefs.json", "2");
-    host.tool(["run"]).expect(0).prints("config is kept run after run").prints("preserve = ");
+    host.tool(["run"])
+        .expect(0)
+        .prints("two runs in a row have moved config into the stash")
+        .prints("preserve = ");
     assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
     // The line from the warning works without a change.
     let warning = host.report()["warnings"].to_string().replace("\\\"", "\"");

@@ -52,6 +52,8 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     assert_eq!(host.head(), first);
     host.tool(["rollback", &run]).expect(0);
     assert_eq!(host.report()["commit"], one["commit"]);
+    let refused = host.tool(["rollback", &first[..7]]).expect(3);
+    refused.prints(&format!("{} is a commit, not a run; run ", &first[..7])).prints(" rollback 20");
     // A plain run goes to the latest again.
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use refresh_programs::process::ProcessId;
+use refresh_run::relay::spool::Spool;
+use refresh_settings::names::RunId;
 use serde_json::Value;
 
 use crate::host::{Host, git, ran};
@@ -16,6 +19,23 @@ fn report(host: &Host, last_line: &Value) -> Value {
     assert_eq!(file, emitted, "report.json differs from the last event");
     assert_eq!(host.report(), emitted, "status.json differs from the last event");
     emitted
+}
+
+#[test]
+fn a_run_in_its_preflight_is_in_progress_and_history_names_the_number_of_runs_that_it_leaves_out() {
+    let host = Host::running();
+    host.tool(["run"]).expect(0);
+    host.tool(["history", "-n", "1"]).expect(0).prints("\n1 more: ").prints(" history -n 2\n");
+    assert!(!host.tool(["history"]).expect(0).all().contains(" more: "));
+    // Before it writes the status file, a run has only its spool.
+    let run = RunId::parse("20300101T000000000Z-1").unwrap();
+    let spool = Spool::of(&host.layout, &run);
+    spool.make().unwrap();
+    spool.set_worker(ProcessId::own()).unwrap();
+    host.tool(["status"])
+        .expect(0)
+        .prints(&format!("In progress: run {run}"))
+        .prints(&format!(" wait {run}\n"));
 }
 
 #[test]

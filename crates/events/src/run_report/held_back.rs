@@ -46,6 +46,9 @@ pub enum HeldBy {
 impl HeldBack {
     /// Returns the commit with its subject, for people.
     pub fn title(&self) -> String {
+        if self.by == HeldBy::Stop {
+            return format!("every commit of {}", self.branch);
+        }
         let subject = self.subject.as_deref().map(|it| format!(" {}", harmless_line(it))).unwrap_or_default();
         format!("{}{subject}", self.commit.short())
     }

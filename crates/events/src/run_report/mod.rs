@@ -230,7 +230,7 @@ impl DowntimeParts {
 
     /// Returns each part with its name, in their order.
     pub fn named(&self) -> [(&'static str, u64); 4] {
-        [("stop", self.stop_ms), ("sync", self.sync_ms), ("hooks", self.hooks_ms), ("start", self.start_ms)]
+        [("stop", self.stop_ms), ("switch", self.sync_ms), ("hooks", self.hooks_ms), ("start", self.start_ms)]
     }
 }
 

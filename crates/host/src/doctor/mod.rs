@@ -213,9 +213,18 @@ const MANUAL_ON_MACHINES: [&str; 8] =
 /// # Errors
 /// The command was interrupted.
 pub fn examine(examined: &Examined) -> Outcome<DoctorReport> {
-    let confinement = examined.opened().ok().and_then(|on| on.units.enforcement().ok());
+    let confinement = examined.opened().map(|on| on.units.enforcement());
     let stores = examined.opened().map(sizes::of).unwrap_or_default();
-    Ok(DoctorReport { confinement, stores, ..examine_with(examined, CHECKS.iter())? })
+    let mut report = DoctorReport { stores, ..examine_with(examined, CHECKS.iter())? };
+    match confinement {
+        Ok(Ok(confinement)) => report.confinement = Some(confinement),
+        Ok(Err(failure)) => {
+            let why = failure.chain().join(": ");
+            report.unseen.push(SkippedCheck { check: "confinement of units", why });
+        }
+        Err(_) => {}
+    }
+    Ok(report)
 }
 
 /// Returns the findings that `init` prints at its end, without those that `init` itself repairs. A check that is not

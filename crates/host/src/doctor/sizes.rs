@@ -24,10 +24,10 @@ pub struct StoreSize {
 }
 
 impl StoreSize {
-    /// Returns the store in one line.
+    /// Returns its size, its limit and the command, without its name.
     pub fn in_words(&self) -> String {
         let bytes = self.bytes.map_or("unknown".to_owned(), size);
-        format!("{} {bytes}: {}: {}", self.store, self.bound, self.command)
+        format!("{bytes}; keeps {}; to make it smaller: {}", self.bound, self.command)
     }
 }
 
@@ -47,13 +47,13 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
         store(
             "mirror",
             layout.mirror(),
-            "the history of the branches; packed again from 40 packs on",
+            "the history of the branches, which a run packs again from 40 packs on",
             "ladylinux-refresh run",
         ),
         store("environments", layout.environments(), &good, "ladylinux-refresh env prune"),
         StoreSize {
             command: format!("rm -r {}", quoted_path(&layout.uv().join("cache"))),
-            ..store("uv", layout.uv(), "all packages that were installed; a build fetches them again", "")
+            ..store("uv", layout.uv(), "all packages that were installed, which a build fetches again", "")
         },
         store("trees", layout.trees(), "the prepared tree of the run in progress", "ladylinux-refresh run"),
         store(
@@ -63,7 +63,12 @@ pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
             "ladylinux-refresh run",
         ),
         store("runs", layout.runs(), "the last 200 runs", "ladylinux-refresh run"),
-        store("stash", layout.stashes(), "none, it holds local changes", "ladylinux-refresh stash drop RUN"),
+        store(
+            "stash",
+            layout.stashes(),
+            "local changes, without a limit",
+            "ladylinux-refresh stash drop RUN",
+        ),
     ]
 }
 

@@ -109,6 +109,8 @@ pub(super) fn locks(examined: &Examined, tree: &TreeState) -> Findings {
 fn essence(url: &str) -> String {
     let url = without_credentials(url).to_lowercase();
     let url = url.trim_end_matches('/');
+    // A path and the URL of this path are the same repository.
+    let url = url.strip_prefix("file://").unwrap_or(url);
     url.strip_suffix(".git").unwrap_or(url).to_owned()
 }
 
@@ -128,6 +130,7 @@ mod tests {
     fn credentials_in_a_url_are_neither_compared_nor_without_credentials() {
         assert_eq!(without_credentials("https://me:secret@h.example/a/b.git"), "https://h.example/a/b.git");
         assert_eq!(essence("https://me:secret@H.example/a/b.git/"), essence("https://h.example/a/b"));
+        assert_eq!(essence("/srv/git/a.git"), essence("file:///srv/git/a.git"));
         assert_ne!(essence("https://h.example/a/c"), essence("https://h.example/a/b"));
         assert_eq!(without_credentials("git@h.example:a/b"), "git@h.example:a/b");
     }

@@ -84,5 +84,5 @@ pub(super) fn apply_directories(host: &Host) -> Outcome<String> {
             disk::give(directory, &owner)?;
         }
     }
-    Ok(format!("created {} in {}", count(missing.len(), "directory"), host.layout.root().display()))
+    Ok(format!("created the missing directories in {}", host.layout.root().display()))
 }

@@ -72,13 +72,13 @@ fn check_reload(host: &Host) -> Outcome<Need> {
     Ok(if is_needed {
         Need::Needed("reload systemd's units".to_owned())
     } else {
-        Need::Fits("systemd has read all of them".to_owned())
+        Need::Fits("systemd has read all units of the service and of this program".to_owned())
     })
 }
 
 fn apply_reload(_: &Host) -> Outcome<String> {
     Bus::connect()?.reload()?;
-    Ok("reload systemd's units".to_owned())
+    Ok("reloaded systemd's units".to_owned())
 }
 
 fn check_enabled(host: &Host) -> Outcome<Need> {

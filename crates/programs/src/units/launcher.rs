@@ -14,7 +14,6 @@ use landlock::{
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::systemd as manager;
 use refresh_settings::layout::Layout;
 use refresh_system::error::{Context as _, Outcome};
 
@@ -82,11 +81,7 @@ pub(super) fn that_exist(paths: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Returns the restrictions that are not in force without systemd, a sentence each.
 pub(super) fn missing(layout: &Layout) -> Vec<String> {
-    let why = match () {
-        () if !layout.is_real() => "below --root",
-        () if !manager::is_booted() => "without systemd",
-        () => "without the rights of root",
-    };
+    let why = if layout.is_real() { "without systemd" } else { "below --root" };
     let mut all = vec![
         format!("{why} units share the network, the processes and the limits of the caller"),
         format!("{why} units can change the mode and the times of every file of their user"),

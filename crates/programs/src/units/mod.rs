@@ -38,7 +38,7 @@ use refresh_events::run_report::Enforcement;
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
-use refresh_system::error::{Context as _, Outcome};
+use refresh_system::error::{Context as _, Failure, Outcome};
 
 pub use crate::systemd::process_unit::{Access, Bind};
 pub use credentials::credential;
@@ -224,12 +224,15 @@ impl Units {
     /// Returns how far the table is in force here.
     ///
     /// # Errors
-    /// systemd cannot be queried.
+    /// systemd cannot be queried, or the caller is not root, whose units these are.
     pub fn enforcement(&self) -> Outcome<Enforcement> {
+        let layout = &self.context.layout;
         let missing = if self.context.in_systemd() {
             systemd::missing(&Bus::connect()?)?
+        } else if layout.is_real() && crate::systemd::is_booted() {
+            return Err(Failure::new("only root can find out"));
         } else {
-            launcher::missing(&self.context.layout)
+            launcher::missing(layout)
         };
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
     }

@@ -123,13 +123,17 @@ fn difference(before: &Definitions, after: &Definitions) -> Vec<String> {
         required.map(|it| (it.package.name, it.package.specification)).collect()
     };
     let (before, after) = (table(before), table(after));
+    let or_any =
+        |version: &String| if version.is_empty() { "any version".to_owned() } else { version.clone() };
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     names
         .into_iter()
         .filter_map(|name| match (before.get(name), after.get(name)) {
             (None, Some(new)) => Some(format!("+ {name}{new}")),
             (Some(old), None) => Some(format!("- {name}{old}")),
-            (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} → {new}")),
+            (Some(old), Some(new)) if old != new => {
+                Some(format!("~ {name} {} → {}", or_any(old), or_any(new)))
+            }
             _ => None,
         })
         .collect()

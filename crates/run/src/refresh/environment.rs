@@ -53,7 +53,7 @@ pub(crate) fn ensure_environment(
     account: &mut Account,
     release: &Release,
 ) -> Outcome<RecordedEnvironment> {
-    account.progress("ensuring the environment");
+    account.progress("providing the environment");
     let (environment, made, reason) = environment_of_target(on, account, release)?;
     check_program(on, &environment)?;
     if account.report.environment.name.as_ref() != Some(&environment.name) {
@@ -107,7 +107,9 @@ fn environment_of_target(
     let good = environments.good(&name)?;
     let changed = good.as_ref().map(|it| environments.examine(it)).transpose()?.flatten();
     if let (Some(environment), None) = (good, &changed) {
-        return Ok((environment, BuildOutcome::Reused, "the environment of that run".to_owned()));
+        let is_adopted = environment.record.built().is_none();
+        let why = if is_adopted { "it is from before the first run" } else { "the environment of that run" };
+        return Ok((environment, BuildOutcome::Reused, why.to_owned()));
     }
     report_contaminated(account, changed.into_iter());
     let wanted = release.wanted(on)?;

@@ -192,9 +192,10 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
         && last.run == account.report.run
     {
         let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
-        if let Some(first) = again.first() {
+        if !again.is_empty() {
             lines.push(format!(
-                "{first} is kept run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
+                "two runs in a row have moved {} into the stash; to leave such paths in app/, add to {}: preserve = {again:?}",
+                again.join(", "),
                 on.layout.host_file().display()
             ));
         }
