@@ -60,7 +60,7 @@ mod tests {
             assert!(json(line), "{line}");
         }
         let command = |line: &str| command(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(command("x --root run verify model"), "ladylinux-refresh verify");
+        assert_eq!(command("x --root /r verify model"), "ladylinux-refresh verify");
         assert!(command("x stash show --x").ends_with(" stash show"));
         assert_eq!(command("x rum"), "ladylinux-refresh");
         let color = |line: &str| color(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
