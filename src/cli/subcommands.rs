@@ -10,7 +10,7 @@ use super::arguments::LockArgs;
 /// `service …`
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
-    /// Start the service; refused while it is fenced
+    /// Start the service, and check its health; refused while it is fenced
     Start,
     /// Stop the service with all its processes
     Stop,

@@ -292,17 +292,19 @@ pub fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in spelled(text).lines() {
         let mut words: Vec<String> = Vec::new();
-        for word in paragraph.split(' ') {
+        let inner = paragraph.trim_start_matches(' ');
+        let indent = paragraph.len() - inner.len();
+        for word in inner.split(' ') {
             match words.last_mut() {
                 Some(number) if is_unit(word) => number.push_str(&format!(" {word}")),
                 _ => words.push(word.to_owned()),
             }
         }
-        let mut line = String::new();
+        let mut line = " ".repeat(indent);
         for word in words {
-            if !line.is_empty() && columns_of(&line) + 1 + columns_of(&word) > columns {
-                lines.push(std::mem::take(&mut line));
-            } else if !line.is_empty() {
+            if line.len() > indent && columns_of(&line) + 1 + columns_of(&word) > columns {
+                lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+            } else if line.len() > indent {
                 line.push(' ');
             }
             line.push_str(&word);
@@ -387,6 +389,7 @@ mod tests {
             lines,
             ["  hint         one two", "               /a/very/long/path", "               three"]
         );
+        assert_eq!(wrapped("a:\n    raise the error", 13), ["a:", "    raise the", "    error"]);
         assert_eq!(wrapped("stop 15 ms, start 302 ms", 22), ["stop 15 ms, start", "302 ms"]);
         assert_eq!(fact("run", "", 80), ["  run"]);
         assert_eq!(columns_of("\u{1b}[32mgood\u{1b}[0m"), 4);

@@ -9,6 +9,7 @@ use refresh_service::deployed::Deployment;
 use refresh_service::probe;
 use refresh_service::probe::ResolvedProbe;
 use refresh_service::{Admission, fence, health, port};
+use refresh_settings::ImportCheck;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::duration;
 use refresh_system::{checkpoint, clock, disk, interrupt};
@@ -125,6 +126,18 @@ fn check_listeners(on: &Installation, account: &Account, not_before: u64) -> Out
     Ok(())
 }
 
+/// Returns the line that names the last exception of Python, below its traceback.
+fn exception(lines: &[String]) -> Option<&String> {
+    let is_exception = |line: &&String| {
+        let name = line.split(':').next().unwrap_or_default();
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c));
+        is_name && (name.ends_with("Error") || name.ends_with("Exception"))
+    };
+    let start =
+        lines.iter().rposition(|line| line.trim_start().starts_with("Traceback (most recent call"))?;
+    lines[start..].iter().rfind(is_exception)
+}
+
 /// Ends a service that failed its health check; its last lines are part of the error.
 fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
     let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
@@ -138,7 +151,33 @@ fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
     let cause = if said.iter().all(|line| line.trim().is_empty()) {
         failure
     } else {
-        failure.rooted_in(Failure::written(&said, "its last lines:\n"))
+        let exception = exception(&said).map(|line| format!("{line}\n")).unwrap_or_default();
+        let is_import = ["ModuleNotFoundError", "ImportError"].iter().any(|name| exception.starts_with(name));
+        let failure = failure.rooted_in(Failure::written(&said, &format!("{exception}its last lines:\n")));
+        if is_import && on.settings.python.import_check != ImportCheck::Import {
+            let file = on.layout.host_file();
+            failure.hint(format!(
+                "`import_check = \"import\"` under [python] in {} finds this before the stop",
+                file.display()
+            ))
+        } else {
+            failure
+        }
     };
     Failure::new(summary).because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exception_of_python_is_the_last_line_of_its_kind_below_a_traceback() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let died = lines(
+            "Traceback (most recent call last):\n  File \"a\"\nModuleNotFoundError: No module named 'x'\nsystemd: y",
+        );
+        assert_eq!(exception(&died).unwrap(), "ModuleNotFoundError: No module named 'x'");
+        assert_eq!(exception(&lines("ValueError: of another program")), None);
+    }
 }

@@ -181,7 +181,9 @@ fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
         let message = message(record.get("MESSAGE")?)?;
         if text("_PID") == Some("1") {
             let priority: u64 = text("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(0);
-            return (priority <= NOTICE).then(|| format!("systemd: {message}"));
+            // The fence forbids the restart of a service that has died: that is no cause of its death.
+            let is_fence = ["sserts failed", "ssertion failed"].iter().any(|end| message.contains(end));
+            return (priority <= NOTICE && !is_fence).then(|| format!("systemd: {message}"));
         }
         // If a process ends before journald has inspected it, its lines lack the name of the invocation. Lines of the
         // main process are recognized by its pid and by their time.
@@ -248,6 +250,8 @@ mod tests {
         let output = br#"{"_PID":"1","MESSAGE":"Started x.","PRIORITY":"6"}
 {"_PID":"7","_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":"no such table","PRIORITY":"6"}
 {"_PID":"1","MESSAGE":"Main process exited, code=exited, status=3","PRIORITY":"5"}
+{"_PID":"1","MESSAGE":"x.service: Starting requested but asserts failed.","PRIORITY":"5"}
+{"_PID":"1","MESSAGE":"Assertion failed for x.","PRIORITY":"3"}
 "#;
         assert_eq!(parse(output), ["no such table", "systemd: Main process exited, code=exited, status=3"]);
     }
