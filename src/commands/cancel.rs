@@ -56,10 +56,10 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Success, Erro
     }
     let report = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     let word = match report.map(|report| report.result) {
-        None => "ended without a report",
+        None => "ended without a report".to_owned(),
         // It was halted before its first step, or its own checks refused it at that moment.
-        Some(RunResult::Refused) => "ended before it changed anything",
-        Some(other) => other.word(),
+        Some(RunResult::Refused) => "ended before it changed anything".to_owned(),
+        Some(other) => other.to_string(),
     };
     print_line(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
     Ok(Success::Done)

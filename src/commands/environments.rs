@@ -105,7 +105,7 @@ fn show(list: &List) {
         marks.extend(line.live.then_some("live"));
         marks.extend(line.last_good.then_some("last good"));
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
-        print_line(&format!("{}  {}{marks}", line.name, paint(tone, line.state.word())));
+        print_line(&format!("{}  {}{marks}", line.name, paint(tone, line.state.as_ref())));
         let mut words = Vec::new();
         words.extend(line.packages.map(|number| count(number, "package")));
         words.extend(line.bytes.map(size));

@@ -129,7 +129,7 @@ fn describe(on: &Installation, record: &StashRecord) {
     }
     for change in changes.changes().take(NAMED) {
         let place = if change.kind == ChangeKind::Staged { " (in the kept .git)" } else { "" };
-        print_line(&format!("{:<10} {}{place}", change.kind.word(), harmless_line(&change.path.to_string())));
+        print_line(&format!("{:<10} {}{place}", change.kind, harmless_line(&change.path.to_string())));
     }
     let more = changes.changes().count().saturating_sub(NAMED);
     if more > 0 {

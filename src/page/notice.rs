@@ -117,7 +117,7 @@ impl Notice {
             schema: SCHEMA,
             state: words.state,
             message: words.message,
-            step: self.halt().map(|halt| halt.phase.name()),
+            step: self.halt().map(|halt| halt.phase.into()),
             since: self.0.as_ref().map(|shown| shown.since.to_string()),
             commit: self.halt().and_then(|halt| halt.commit.as_ref()).map(CommitId::as_str),
             run: self.0.as_ref().map(|shown| shown.run.as_str()),
@@ -157,8 +157,8 @@ impl Notice {
 
 fn in_words(phase: Phase) -> String {
     match phase.step() {
-        Some(number) => format!("{number} of {}: {}", Phase::STEPS.len(), phase.name()),
-        None => phase.name().to_owned(),
+        Some(number) => format!("{number} of {}: {}", Phase::STEPS.len(), phase),
+        None => phase.to_string(),
     }
 }
 
@@ -185,17 +185,7 @@ fn response(status: &str, kind: &str, extra: &str, body: &str, is_head: bool) ->
 
 /// Escapes text for HTML: a fact may come from another program.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

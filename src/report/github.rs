@@ -88,17 +88,13 @@ fn append(path: Option<&PathBuf>, text: &str) {
 fn outputs(report: &Report) -> String {
     let commit = report.commit.as_ref().map_or("", |commit| commit.as_str());
     let downtime = report.downtime_ms.map(|ms| ms.to_string()).unwrap_or_default();
-    format!(
-        "commit={commit}\nchanged={}\ndowntime_ms={downtime}\nresult={}\n",
-        report.changed,
-        report.result.word()
-    )
+    format!("commit={commit}\nchanged={}\ndowntime_ms={downtime}\nresult={}\n", report.changed, report.result)
 }
 
 /// Returns the step summary, in Markdown.
 fn summary(report: &Report) -> String {
     let mut text =
-        format!("### Refresh {}: {}\n\n| step | time | |\n|---|---|---|\n", report.run, report.result.word());
+        format!("### Refresh {}: {}\n\n| step | time | |\n|---|---|---|\n", report.run, report.result);
     for part in &report.phases {
         let mark = if part.ok { "" } else { "failed" };
         text.push_str(&format!("| {} | {} | {mark} |\n", part.phase, duration(part.duration_ms)));

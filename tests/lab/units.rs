@@ -109,7 +109,7 @@ fn prints(units: &Units, options: &UnitOptions, script: &str) -> String {
 fn inside_every_role() {
     let units = units();
     assert_eq!(units.enforcement().unwrap(), Enforcement::Enforced);
-    for role in Role::ALL {
+    for &role in Role::ALL {
         let user = match role {
             Role::Fetch | Role::Build => "ladylinux-refresh",
             Role::Rehearse | Role::Hold | Role::Probe => "ladylinux-staging",
@@ -161,7 +161,7 @@ fn inside_every_role() {
 
 /// Returns the units of a role that exist.
 fn names(role: Role) -> Vec<String> {
-    let pattern = format!("ladylinux-refresh-{}-*", role.word());
+    let pattern = format!("ladylinux-refresh-{role}-*");
     let output =
         Command::new("systemctl").args(["list-units", "--all", "--plain", "--no-legend", &pattern]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
@@ -181,7 +181,7 @@ fn await_gone(role: Role) {
 #[ignore = "runs inside a machine"]
 fn inside_exposure() {
     let units = units();
-    for role in Role::ALL {
+    for &role in Role::ALL {
         let waiting = units.wait_in_unit(&options(role), READY, &ReadyRequest {}).unwrap();
         let names = names(role);
         assert_eq!(names.len(), 1, "{names:?}");

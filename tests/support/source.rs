@@ -78,7 +78,7 @@ pub fn local(world: &World) -> LocalChanges {
 pub fn listed(changes: &LocalChanges) -> Vec<String> {
     let items = changes.items.iter();
     items
-        .map(|item| format!("{} {}{}", item.kind.word(), item.path, if item.preserved { "*" } else { "" }))
+        .map(|item| format!("{} {}{}", item.kind, item.path, if item.preserved { "*" } else { "" }))
         .collect()
 }
 

@@ -26,8 +26,9 @@ pub struct Listed {
 }
 
 /// The standing of an environment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::AsRefStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Standing {
     /// It was built and verified, and may be used.
     Good,
@@ -37,18 +38,6 @@ pub enum Standing {
     Adopted,
     /// It was not finished, or a part of it is missing; the next run removes it.
     Incomplete,
-}
-
-impl Standing {
-    /// Returns the word for it, as machine output spells it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Contaminated => "contaminated",
-            Self::Adopted => "adopted",
-            Self::Incomplete => "incomplete",
-        }
-    }
 }
 
 impl Environments<'_> {

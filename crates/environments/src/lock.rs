@@ -23,6 +23,24 @@ use super::requirements;
 /// The version of the file.
 const SCHEMA: u32 = 1;
 
+/// Returns the differences between two tables by name, one per line: `+ name new`, `- name old`, `~ name old → new`.
+/// `gap` separates a name from the only value.
+pub fn differences(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    gap: &str,
+) -> Vec<String> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let or_any = |text: &String| if text.is_empty() { "any version".to_owned() } else { text.clone() };
+    let line = |name: &String| match (before.get(name), after.get(name)) {
+        (None, Some(new)) => Some(format!("+ {name}{gap}{new}")),
+        (Some(old), None) => Some(format!("- {name}{gap}{old}")),
+        (Some(old), Some(new)) if old != new => Some(format!("~ {name} {} → {}", or_any(old), or_any(new))),
+        _ => None,
+    };
+    names.into_iter().filter_map(line).collect()
+}
+
 /// The result of resolving a definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
@@ -231,15 +249,7 @@ impl Lock {
         let table = |lock: &Self| -> BTreeMap<String, String> {
             lock.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
         };
-        let (before, after) = (table(self), table(other));
-        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        let line = |name: &String| match (before.get(name), after.get(name)) {
-            (None, Some(new)) => Some(format!("+ {name} {new}")),
-            (Some(old), None) => Some(format!("- {name} {old}")),
-            (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} → {new}")),
-            _ => None,
-        };
-        names.into_iter().filter_map(line).collect()
+        differences(&table(self), &table(other), " ")
     }
 
     /// Returns the sha256 over the content of the lock, in hexadecimal digits. Its origin and date do not count.

@@ -53,7 +53,7 @@ fn line(event: &Event) -> Option<String> {
             format!("{phase}: failed after {duration_ms} ms: {}", error.join(": "))
         }
         Event::RunFinished { report } => {
-            format!("{} with exit code {}", report.result.word(), report.exit_code)
+            format!("{} with exit code {}", report.result, report.exit_code)
         }
     })
 }

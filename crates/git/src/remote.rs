@@ -30,7 +30,7 @@ pub(super) fn with_access_to_remote(
     url: &RemoteUrl,
 ) -> Outcome<Program> {
     let mut settings = Vec::new();
-    program = allowing(program, url.transport.name());
+    program = allowing(program, url.transport.as_ref());
     for (name, value) in git.network() {
         program = program.env(name, value);
     }

@@ -31,7 +31,7 @@ pub fn is_supported(schema: u32) -> bool {
 }
 
 /// The content of the file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StatusFile {
     /// The version of the format, [`SCHEMA`].
     pub schema: u32,
@@ -118,14 +118,7 @@ pub struct LastRequest {
 impl StatusFile {
     /// Returns the status of a new installation.
     fn empty() -> Self {
-        Self {
-            schema: SCHEMA,
-            deployed: None,
-            current: None,
-            last_run: None,
-            last_request: None,
-            held_back: Vec::new(),
-        }
+        Self::default().current()
     }
 }
 

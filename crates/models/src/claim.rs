@@ -93,8 +93,9 @@ impl Sha256Hex {
 }
 
 /// The result for one file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, strum::AsRefStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Finding {
     /// The digest is the expected one.
     Verified,
@@ -175,28 +176,10 @@ pub enum Severity {
 impl Finding {
     /// Returns the severity.
     pub fn severity(&self) -> Severity {
-        self.kind().1
-    }
-
-    /// Returns the name in JSON.
-    pub fn word(&self) -> &'static str {
-        self.kind().0
-    }
-
-    fn kind(&self) -> (&'static str, Severity) {
         match self {
-            Self::Verified => ("verified", Severity::Good),
-            Self::Present => ("present", Severity::Good),
-            Self::MissingOptional => ("missing-optional", Severity::Note),
-            Self::Unexpected => ("unexpected", Severity::Note),
-            Self::Unsupported(_) => ("unsupported", Severity::Note),
-            Self::MissingRequired => ("missing-required", Severity::Problem),
-            Self::SizeMismatch { .. } => ("size-mismatch", Severity::Problem),
-            Self::DigestMismatch { .. } => ("digest-mismatch", Severity::Problem),
-            Self::Truncated { .. } => ("truncated", Severity::Problem),
-            Self::Unreadable(_) => ("unreadable", Severity::Problem),
-            Self::Inconsistent(_) => ("inconsistent", Severity::Problem),
-            Self::Changing => ("changing", Severity::Problem),
+            Self::Verified | Self::Present => Severity::Good,
+            Self::MissingOptional | Self::Unexpected | Self::Unsupported(_) => Severity::Note,
+            _ => Severity::Problem,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use refresh_programs::systemd::file::UnitFile;
+use refresh_programs::systemd::file::{UnitFile, drop_ins};
 use refresh_service::envfile;
 use refresh_settings::layout::Layout;
 use refresh_settings::model_stores::below;
@@ -64,13 +64,7 @@ fn of_unit(layout: &Layout) -> Option<String> {
     let mut unit = UnitFile::default();
     let dirs = layout.unit_directories();
     unit.extend(dirs.iter().find_map(|dir| read(&dir.join(UNIT))).unwrap_or_default());
-    for dir in dirs.iter().rev() {
-        let listed = std::fs::read_dir(dir.join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
-        let mut files: Vec<PathBuf> = listed.map(|entry| entry.path()).collect();
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
-        files.sort_unstable();
-        files.iter().filter_map(|path| read(path)).for_each(|drop_in| unit.extend(drop_in));
-    }
+    drop_ins(&dirs, UNIT).iter().filter_map(|path| read(path)).for_each(|drop_in| unit.extend(drop_in));
     unit.list("Service", "Environment").iter().rev().find_map(|text| assigned(text))
 }
 

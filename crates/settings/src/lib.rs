@@ -145,8 +145,9 @@ impl Default for Remote {
 }
 
 /// How a remote is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::AsRefStr, strum::EnumString)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", ascii_case_insensitive)]
 pub enum Transport {
     /// `https://`
     Https,
@@ -388,8 +389,9 @@ pub enum ModelCheck {
 }
 
 /// The purpose of a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum HookKind {
     /// Migrates persistent data to the new version's format.
     Migration,
@@ -399,18 +401,6 @@ pub enum HookKind {
     Index,
     /// Checks the application and changes nothing.
     Check,
-}
-
-impl HookKind {
-    /// Returns the name that the settings use for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Migration => "migration",
-            Self::Assets => "assets",
-            Self::Index => "index",
-            Self::Check => "check",
-        }
-    }
 }
 
 /// The protection that the host must enforce.

@@ -26,13 +26,8 @@ impl RemoteUrl {
         }
         let (transport, rest) = match text.split_once("://") {
             Some((scheme, rest)) => {
-                let transport = match scheme.to_ascii_lowercase().as_str() {
-                    "https" => Transport::Https,
-                    "http" => Transport::Http,
-                    "ssh" => Transport::Ssh,
-                    "git" => Transport::Git,
-                    "file" => Transport::File,
-                    _ => return refuse(&format!("{scheme:?} is not a transport it may use")),
+                let Ok(transport) = scheme.parse() else {
+                    return refuse(&format!("{scheme:?} is not a transport it may use"));
                 };
                 (transport, rest)
             }
@@ -58,7 +53,7 @@ impl RemoteUrl {
             return refuse("it names no host");
         }
         if !transport.is_safe() && !allow.contains(&transport) {
-            let name = transport.name();
+            let name = transport.as_ref();
             return Err(Failure::new(format!(
                 "the URL of the remote is refused: {name} does not verify the other side"
             ))
@@ -88,17 +83,6 @@ impl Transport {
     /// Returns whether the transport verifies the other side.
     fn is_safe(self) -> bool {
         matches!(self, Self::Https | Self::Ssh)
-    }
-
-    /// Returns the name, as settings and git's `protocol.<name>.allow` spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Https => "https",
-            Self::Http => "http",
-            Self::Ssh => "ssh",
-            Self::Git => "git",
-            Self::File => "file",
-        }
     }
 }
 

@@ -30,7 +30,7 @@ impl LocalChanges {
 
     /// Returns each change as kind and path.
     pub fn described(&self) -> impl Iterator<Item = String> {
-        self.changes().map(|change| format!("{} {}", change.kind.word(), change.path))
+        self.changes().map(|change| format!("{} {}", change.kind, change.path))
     }
 
     /// Returns `true` if a refresh would keep only the paths of the tree that move across.
@@ -61,8 +61,9 @@ pub struct LocalChange {
 }
 
 /// The kinds of differences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "lowercase")]
 pub enum ChangeKind {
     /// A tracked file has different bytes.
     Modified,
@@ -79,27 +80,13 @@ pub enum ChangeKind {
     /// A directory in which no known commit tracks a file.
     // The name in the files of 0.1.
     #[serde(alias = "untracked_folder")]
+    #[strum(to_string = "untracked")]
     UntrackedDirectory,
     /// A change that is only in the index of the tree's own repository.
     Staged,
     /// A hook, or an operation in progress, in the tree's own repository.
+    #[strum(to_string = "git state")]
     GitState,
-}
-
-impl ChangeKind {
-    /// Returns the word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Modified => "modified",
-            Self::Mode => "mode",
-            Self::Type => "type",
-            Self::Deleted => "deleted",
-            Self::Unreadable => "unreadable",
-            Self::Untracked | Self::UntrackedDirectory => "untracked",
-            Self::Staged => "staged",
-            Self::GitState => "git state",
-        }
-    }
 }
 
 /// A local name whose commit the mirror does not have.

@@ -133,7 +133,7 @@ fn verdict_json(verdict: &Verdict) -> Value {
         "path": verdict.path.to_string_lossy(),
         "name": verdict.shown,
         "from": verdict.from,
-        "finding": verdict.finding.word(),
+        "finding": verdict.finding.as_ref(),
         "severity": verdict.finding.severity(),
         "description": verdict.finding.to_string(),
         "expected": expected,
@@ -157,7 +157,7 @@ fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
             Severity::Note => (Tone::Warning, "note   "),
             Severity::Problem => (Tone::Bad, "problem"),
         };
-        let seen = kinds.entry(verdict.finding.word()).or_default();
+        let seen = kinds.entry(verdict.finding.as_ref()).or_default();
         *seen += 1;
         if *seen <= SHOWN || is_verbose {
             let line = format!("{}: {} [{}]", verdict.shown, verdict.finding, verdict.from);

@@ -109,8 +109,9 @@ pub struct Report {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum RunResult {
     /// All six steps succeeded.
     Refreshed,
@@ -124,20 +125,6 @@ pub enum RunResult {
     Halted,
     /// The run was killed, and a later run cleaned up after it.
     Interrupted,
-}
-
-impl RunResult {
-    /// Returns the name that machine output uses for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Refreshed => "refreshed",
-            Self::Unchanged => "unchanged",
-            Self::HeldBack => "held_back",
-            Self::Refused => "refused",
-            Self::Halted => "halted",
-            Self::Interrupted => "interrupted",
-        }
-    }
 }
 
 /// How far the table of units is in force on this host.
@@ -381,9 +368,9 @@ impl Report {
     pub fn in_words(&self) -> String {
         match (self.command.as_str(), self.result) {
             ("rollback", RunResult::Refreshed) => "rolled back".to_owned(),
-            ("rollback", other) => format!("rollback {}", other.word()),
+            ("rollback", other) => format!("rollback {other}"),
             (_, RunResult::HeldBack) => "held back".to_owned(),
-            (_, other) => other.word().to_owned(),
+            (_, other) => other.to_string(),
         }
     }
 }

@@ -1,13 +1,25 @@
 //! The parts of a run. The module touches nothing.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 /// The parts of a run, in their order. The six steps are those of the specification; preflight and staging come
 /// before the refresh begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// Read-only checks.
     Preflight,
@@ -35,26 +47,6 @@ impl Phase {
     /// Returns the number of the step in the specification; `None` before the refresh begins.
     pub fn step(self) -> Option<usize> {
         Self::STEPS.iter().position(|step| *step == self).map(|index| index + 1)
-    }
-
-    /// Returns the name that messages and machine output use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Preflight => "preflight",
-            Self::Staging => "staging",
-            Self::Stop => "stop",
-            Self::Sync => "sync",
-            Self::Environment => "environment",
-            Self::Prepare => "prepare",
-            Self::Restart => "restart",
-            Self::Status => "status",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

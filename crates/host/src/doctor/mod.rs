@@ -27,8 +27,6 @@ pub use sizes::StoreSize;
 
 use finding::{Findings, cleaning, edit, quoted_all, refused, some_of};
 
-use std::fmt;
-
 use serde::Serialize;
 
 use refresh_events::run_report::Enforcement;
@@ -42,14 +40,17 @@ use unit_files::Unit;
 pub(crate) const SCHEMA: u32 = 2;
 
 /// The subject of a check; findings are printed in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "lowercase")]
 pub enum Subject {
     /// The directories and settings of the installation.
     Installation,
     /// `app/` and the files of its commit.
+    #[strum(to_string = "working tree")]
     WorkTree,
     /// The environment file.
+    #[strum(to_string = "env file")]
     EnvFile,
     /// The Python environment.
     Environment,
@@ -59,20 +60,6 @@ pub enum Subject {
     Service,
     /// The machine.
     Machine,
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Installation => "installation",
-            Self::WorkTree => "working tree",
-            Self::EnvFile => "env file",
-            Self::Environment => "environment",
-            Self::Runs => "runs",
-            Self::Service => "service",
-            Self::Machine => "machine",
-        })
-    }
 }
 
 /// A finding with the check that found it.

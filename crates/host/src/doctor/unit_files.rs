@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use refresh_programs::systemd::Bus;
-use refresh_programs::systemd::file::UnitFile;
+use refresh_programs::systemd::file::{UnitFile, drop_ins};
 use refresh_programs::systemd::unit::{LoadState, UnitFacts};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
@@ -43,7 +43,7 @@ impl Unit {
             else {
                 return Ok(None);
             };
-            (Some(fragment), drop_ins(&directories, &name), None)
+            (Some(fragment), drop_ins(&directories, name.as_str()), None)
         };
         let file = UnitFile::read(fragment.iter().chain(&drop_ins))?;
         Ok(Some(Self { name, fragment, drop_ins, file, facts }))
@@ -53,23 +53,6 @@ impl Unit {
     pub(super) fn edit(&self) -> String {
         format!("systemctl edit --full {}", self.name)
     }
-}
-
-/// Returns the drop-ins of a unit in the order of their names. If several have the same name, the one in the first
-/// directory counts.
-fn drop_ins(directories: &[PathBuf], name: &UnitName) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for directory in directories {
-        for entry in std::fs::read_dir(directory.join(format!("{name}.d"))).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let is_new = !found.iter().any(|other| other.file_name() == path.file_name());
-            if is_new && path.extension().is_some_and(|ending| ending == "conf") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort_by(|one, other| one.file_name().cmp(&other.file_name()));
-    found
 }
 
 /// Returns a path in the spelling of the unit: that of the contract, even if the installation is below a root.
@@ -91,7 +74,7 @@ mod tests {
             disk::make_directory(&place, 0o755).unwrap();
             disk::write_atomic(&place.join(name), b"", 0o644).unwrap();
         }
-        let found = drop_ins(&directories, &UnitName::parse("x.service").unwrap());
+        let found = drop_ins(&directories, "x.service");
         assert_eq!(
             found,
             [directories[1].join("x.service.d/10-b.conf"), directories[0].join("x.service.d/50-a.conf")]

@@ -44,7 +44,7 @@ impl InitOptions {
         let mut words = vec!["--repo".to_owned(), url.to_owned()];
         let more = transport.filter(|transport| !self.allow.contains(transport));
         for transport in self.allow.iter().chain(&more) {
-            words.extend(["--allow".to_owned(), transport.name().to_owned()]);
+            words.extend(["--allow".to_owned(), transport.as_ref().to_owned()]);
         }
         let branch = self.branch.iter().map(|branch| ("--branch", branch.to_string()));
         let port = self.port.iter().map(|port| ("--port", port.to_string()));
@@ -200,7 +200,7 @@ fn host_file(options: &InitOptions, tls: Option<SocketAddr>) -> String {
     let allow = if options.allow.is_empty() {
         "# allow = [\"http\"]           # transports that are not protected".to_owned()
     } else {
-        let names: Vec<&str> = options.allow.iter().map(|transport| transport.name()).collect();
+        let names: Vec<&str> = options.allow.iter().map(AsRef::as_ref).collect();
         format!("allow = {names:?}")
     };
     let probe = tls.map_or("# url = \"https://...\"".to_owned(), |address| {

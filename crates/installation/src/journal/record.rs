@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use refresh_events::run_report::{Phase, RunResult};
 use refresh_programs::process::ProcessId;
 use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId, UnitName};
+use refresh_system::error::{Failure, Outcome};
 
 /// The version of the journal's format.
 pub const SCHEMA: u32 = 1;
@@ -94,31 +95,13 @@ pub enum Status {
     },
 }
 
-/// A record that may not follow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IllegalTransition {
-    /// The position of the run.
-    pub status: Status,
-    /// The record that was to be written.
-    pub entry: Box<Entry>,
-}
-
-impl std::fmt::Display for IllegalTransition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the journal may not go from {:?} on with {:?}", self.status, self.entry)
-    }
-}
-
-impl std::error::Error for IllegalTransition {}
-
 impl Status {
     /// The only function that decides which record may follow which (RW-5.0: the steps in their order, none skipped,
     /// none twice).
     ///
     /// # Errors
     /// The record may not follow.
-    pub(crate) fn next(self, entry: &Entry) -> Result<Self, IllegalTransition> {
-        let refuse = || Err(IllegalTransition { status: self, entry: Box::new(entry.clone()) });
+    pub(crate) fn next(self, entry: &Entry) -> Outcome<Self> {
         match (self, entry) {
             (Self::Empty, Entry::Begun { .. }) => Ok(Self::Between { done: None }),
             (Self::Between { .. } | Self::Within { .. }, Entry::Aimed { .. } | Entry::Built { .. }) => {
@@ -134,7 +117,7 @@ impl Status {
                 Ok(Self::Failed { phase })
             }
             (_, Entry::Ended { ending }) if may_end(self, *ending) => Ok(Self::Ended { ending: *ending }),
-            _ => refuse(),
+            _ => Err(Failure::new(format!("the journal may not go from {self:?} on with {entry:?}"))),
         }
     }
 }

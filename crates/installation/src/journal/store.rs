@@ -79,8 +79,7 @@ impl Journal {
     pub fn append(&mut self, entry: Entry) -> Outcome<()> {
         let name = entry_name(&entry);
         checkpoint::reach(&format!("journal:before:{name}"));
-        let status =
-            self.status.next(&entry).map_err(|illegal| Failure::new("the run failed").because(illegal))?;
+        let status = self.status.next(&entry).context(|| "the run failed".to_owned())?;
         let covered = is_covered_by_the_fence(&entry);
         let line = Line { seq: self.next, at: clock::now(), entry };
         let context = || format!("cannot write {}", self.path.display());
@@ -128,7 +127,7 @@ fn entry_name(entry: &Entry) -> String {
         Entry::Intent { phase } => format!("intent-{phase}"),
         Entry::Done { phase } => format!("done-{phase}"),
         Entry::Failed { phase, .. } => format!("failed-{phase}"),
-        Entry::Ended { ending } => format!("ended-{}", ending.word()),
+        Entry::Ended { ending } => format!("ended-{ending}"),
     }
 }
 

@@ -106,6 +106,23 @@ impl UnitFile {
     }
 }
 
+/// Returns the drop-ins of a unit in the order of their names. If several have the same name, the one in the first
+/// directory counts.
+pub fn drop_ins(directories: &[PathBuf], name: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for directory in directories {
+        for entry in std::fs::read_dir(directory.join(format!("{name}.d"))).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_new = !found.iter().any(|other| other.file_name() == path.file_name());
+            if is_new && path.extension().is_some_and(|ending| ending == "conf") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort_by(|one, other| one.file_name().cmp(&other.file_name()));
+    found
+}
+
 /// Splits a text at the same places as systemd: at a line feed, a carriage return, both in either order, or a NUL. A
 /// reader with fewer lines than systemd would miss settings.
 fn lines(text: &str) -> Vec<&str> {

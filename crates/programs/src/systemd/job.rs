@@ -32,7 +32,8 @@ pub enum Verb {
 }
 
 /// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum JobResult {
     /// It succeeded.
     Done,
@@ -47,23 +48,11 @@ pub enum JobResult {
     /// An assertion of the unit does not hold.
     Assert,
     /// A rarer result, as systemd names it.
+    #[strum(default)]
     Other(String),
     /// It no longer exists, and its signal was lost: only the unit's state shows its effect.
+    #[strum(disabled)]
     Unheard,
-}
-
-impl JobResult {
-    fn of(word: &str) -> Self {
-        match word {
-            "done" => Self::Done,
-            "canceled" => Self::Canceled,
-            "timeout" => Self::Timeout,
-            "failed" => Self::Failed,
-            "dependency" => Self::Dependency,
-            "assert" => Self::Assert,
-            other => Self::Other(other.to_owned()),
-        }
-    }
 }
 
 impl fmt::Display for JobResult {
@@ -218,7 +207,11 @@ impl Job<'_> {
 
     /// Waits for the signal of this job's end, until `end` at most.
     fn heard(&self, end: Instant) -> Outcome<Option<JobResult>> {
-        Ok(self.bus.connection.await_job(&self.path, end)?.map(|word| JobResult::of(&word)))
+        Ok(self
+            .bus
+            .connection
+            .await_job(&self.path, end)?
+            .map(|word| word.parse().unwrap_or(JobResult::Unheard)))
     }
 }
 
@@ -234,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_unknown_result_keeps_the_text_of_systemd() {
-        assert_eq!(JobResult::of("done"), JobResult::Done);
-        assert!(JobResult::of("collected").to_string().contains("collected"));
+        assert_eq!("done".parse(), Ok(JobResult::Done));
+        assert!("collected".parse::<JobResult>().unwrap().to_string().contains("collected"));
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct UnitContext {
 impl UnitContext {
     /// Returns the name of a role's user, for messages.
     pub(super) fn user_name(&self, role: Role) -> String {
-        let Ok(user) = self.user_of(role) else { return role.word().to_owned() };
+        let Ok(user) = self.user_of(role) else { return role.to_string() };
         user.name().unwrap_or_else(|| user.uid.to_string())
     }
 

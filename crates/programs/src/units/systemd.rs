@@ -40,7 +40,7 @@ pub(super) fn start(
     if !manager_has(CAP_NET_ADMIN) {
         properties.retain(|property| property.name != "AmbientCapabilities");
     }
-    let name = format!("ladylinux-refresh-{}-{}.service", options.role.word(), unique());
+    let name = format!("ladylinux-refresh-{}-{}.service", options.role, unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     // Processes with the mark are ended after each hook; a unit with sockets outlives the hooks.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::systemd::property::{Property, Value};
 
 /// The purpose of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::Display, strum::VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum Role {
     /// Queries the remote and fetches from it; the only role with credentials of the remote.
     Fetch,
@@ -43,30 +44,7 @@ pub(crate) enum User {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 8] = [
-        Self::Fetch,
-        Self::Build,
-        Self::Rehearse,
-        Self::Hooks,
-        Self::Align,
-        Self::Inspect,
-        Self::Hold,
-        Self::Probe,
-    ];
-
-    /// Returns the role's name in names of units.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Fetch => "fetch",
-            Self::Build => "build",
-            Self::Rehearse => "rehearse",
-            Self::Hooks => "hooks",
-            Self::Align => "align",
-            Self::Inspect => "inspect",
-            Self::Hold => "hold",
-            Self::Probe => "probe",
-        }
-    }
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// Returns the user that it runs as.
     pub(crate) fn user(self) -> User {
@@ -237,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_role_is_confined() {
-        for role in Role::ALL {
+        for &role in Role::ALL {
             assert_eq!(value(role, "NoNewPrivileges"), Some(Value::Flag(true)), "{role:?}");
             let capabilities: &[_] = if role == Role::Hold { &FILTERS } else { &[] };
             for name in ["CapabilityBoundingSet", "AmbientCapabilities"] {
@@ -263,7 +241,7 @@ mod tests {
 
     #[test]
     fn only_fetch_build_and_probe_reach_the_network() {
-        for role in Role::ALL {
+        for &role in Role::ALL {
             let expected = !matches!(role, Role::Fetch | Role::Build | Role::Probe);
             assert_eq!(value(role, "PrivateNetwork").is_some(), expected, "{role:?}");
         }
@@ -285,7 +263,7 @@ mod tests {
         let (taken, missing) = for_version(Role::Align.properties(), 245);
         assert_eq!(missing, ["ProtectProc needs systemd 247", "ProcSubset needs systemd 247"]);
         assert!(taken.iter().all(|property| property.since <= 245));
-        for role in Role::ALL {
+        for &role in Role::ALL {
             assert!(for_version(role.properties(), 247).1.is_empty());
         }
     }

@@ -1,8 +1,9 @@
 //! The incoming release of the remote: the commit, its changes, and the environment it needs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::plan::Target;
+use refresh_environments::lock::differences;
 use refresh_environments::{BuildOutcome, Definitions};
 use refresh_events::run_report::LockSummary;
 use refresh_git::Hold;
@@ -122,19 +123,5 @@ fn difference(before: &Definitions, after: &Definitions) -> Vec<String> {
         let required = definitions.requirements().into_iter();
         required.map(|it| (it.package.name, it.package.specification)).collect()
     };
-    let (before, after) = (table(before), table(after));
-    let or_any =
-        |version: &String| if version.is_empty() { "any version".to_owned() } else { version.clone() };
-    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    names
-        .into_iter()
-        .filter_map(|name| match (before.get(name), after.get(name)) {
-            (None, Some(new)) => Some(format!("+ {name}{new}")),
-            (Some(old), None) => Some(format!("- {name}{old}")),
-            (Some(old), Some(new)) if old != new => {
-                Some(format!("~ {name} {} → {}", or_any(old), or_any(new)))
-            }
-            _ => None,
-        })
-        .collect()
+    differences(&table(before), &table(after), "")
 }

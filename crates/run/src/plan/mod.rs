@@ -103,5 +103,5 @@ pub fn build(target: &Target, observed: &Observed, incoming: &Incoming) -> Plan 
 }
 
 fn hook_in_words(hook: &Hook) -> String {
-    format!("{} ({})", hook.name, hook.kind.word())
+    format!("{} ({})", hook.name, hook.kind)
 }

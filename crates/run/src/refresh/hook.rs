@@ -73,7 +73,7 @@ pub(super) fn run_hook(
     context: &HookContext,
     deployment: &Deployment,
 ) -> Outcome<()> {
-    let failed = format!("the {} hook {} failed", hook.kind.word(), hook.name);
+    let failed = format!("the {} hook {} failed", hook.kind, hook.name);
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
     let bin = context.environment.join("bin");
     let mut program = Program::new(first).args(rest).directory(&context.directory);

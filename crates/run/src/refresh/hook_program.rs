@@ -38,7 +38,7 @@ pub(super) fn check(on: &Installation, release: &Release, environment: &Recorded
 }
 
 fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
-    Failure::new(format!("the {} hook {} cannot start: {program:?} {why}", hook.kind.word(), hook.name))
+    Failure::new(format!("the {} hook {} cannot start: {program:?} {why}", hook.kind, hook.name))
         .hint("correct its command in refresh.toml, or add the program")
 }
 

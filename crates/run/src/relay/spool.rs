@@ -152,14 +152,8 @@ pub fn in_progress(layout: &Layout) -> Option<RunId> {
 
 /// Quotes a value: systemd reads it unchanged (systemd.exec(5), `EnvironmentFile=`).
 fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for c in value.chars() {
-        if "\"\\`$".contains(c) {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text + "\""
+    let text = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
+    format!("\"{text}\"")
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
