@@ -1,6 +1,9 @@
 //! The host's file and the environment file of the service, if they are missing. An existing one is never overwritten.
 #![expect(clippy::unnecessary_wraps, reason = "every step answers in the same way")]
 
+use std::path::PathBuf;
+
+use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
@@ -17,8 +20,14 @@ pub(super) fn check_host_file(host: &Host) -> Outcome<Need> {
 
 pub(super) fn apply_host_file(host: &Host) -> Outcome<String> {
     let path = host.layout.host_file();
+    disk::write_atomic(&written_host_file(&host.layout), host.input.text.as_bytes(), 0o644)?;
     disk::write_atomic(&path, host.input.text.as_bytes(), 0o644)?;
     Ok(format!("wrote {}", path.display()))
+}
+
+/// Returns the copy of the host's file as `init` wrote it: `init --undo` leaves a file that people have changed.
+pub(super) fn written_host_file(layout: &Layout) -> PathBuf {
+    layout.state().join("refresh.toml")
 }
 
 pub(super) fn check_env_file(host: &Host) -> Outcome<Need> {

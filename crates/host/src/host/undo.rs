@@ -10,12 +10,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use refresh_installation::history;
 use refresh_installation::installation::Installation;
 use refresh_programs::systemd;
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, LoadState};
 use refresh_programs::units::{Role, UnitOptions};
+use refresh_service::fence;
 use refresh_service::page::UNIT as PAGE;
+use refresh_settings::layout::Layout;
 use refresh_source::own_objects;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -24,13 +27,10 @@ use refresh_system::hint::Hint;
 use super::own_files::{self, REQUESTS, TIMER};
 use super::relocate::{self, RelocateRequest};
 use super::user::{self, OWN_USERS};
-use super::{page, socket, trust};
+use super::{files, page, socket, trust};
 
 /// The time limit of a copy of an environment.
 const RELOCATION: Duration = Duration::from_secs(3600);
-
-/// The beginning of the host's file that `init` writes.
-const SIGNATURE: &str = "# Settings of this host for ladylinux-refresh.";
 
 /// The extra time for the service to stop and start again, beyond its own stop timeout.
 const RESTART: Duration = Duration::from_secs(90);
@@ -67,21 +67,25 @@ impl<'a> UndoStep<'a> {
 }
 
 impl<'a> Undo<'a> {
-    /// Checks that the installation can be removed; changes nothing.
+    /// Returns the removal of an installation; changes nothing.
     ///
     /// # Errors
-    /// The service is fenced, or systemd cannot be reached.
+    /// systemd cannot be reached.
     pub fn new(on: &'a Installation) -> Outcome<Self> {
-        if on.is_fenced() {
-            return Err(Failure::new(
-                "the service is fenced: the deployed version has not passed its health check",
-            )
-            .hint(on.typed(Hint::command("ladylinux-refresh run", &[])))
-            .hint(on.typed(Hint::command("ladylinux-refresh unfence", &[]))));
-        }
         let is_on_systemd = on.layout.is_real() && systemd::is_booted();
         let bus = if is_on_systemd { Some(Bus::connect()?) } else { None };
         Ok(Self { on, bus })
+    }
+
+    /// Refuses the removal while the service is fenced.
+    ///
+    /// # Errors
+    /// The service is fenced.
+    pub fn check(&self) -> Outcome<()> {
+        let Some(fence) = fence::read(&self.on.layout)? else { return Ok(()) };
+        Err(Failure::new("`init --undo` is refused while the service is fenced")
+            .hint(Hint::shell(history::way_out(&self.on.layout, &fence)))
+            .command("ladylinux-refresh unfence", &[]))
     }
 
     /// Returns the steps that are needed, in their order.
@@ -116,20 +120,20 @@ impl<'a> Undo<'a> {
             let what = format!("remove the system users {}", OWN_USERS.join(" and "));
             steps.push(UndoStep::new(what, || user::remove_own_users(&on.runner)));
         }
-        if is_written_by_init(&layout.host_file())? {
+        if is_as_init_wrote_it(layout)? {
             steps.push(UndoStep::remove(layout.host_file()));
         }
         steps.push(UndoStep::remove(layout.state()));
         Ok(steps)
     }
 
-    /// Returns a file of settings that people wrote or replaced, which stays.
+    /// Returns a file of settings that people wrote or changed, which stays.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn settings_that_stay(&self) -> Outcome<Option<PathBuf>> {
         let file = self.on.layout.host_file();
-        let stays = file.exists() && !is_written_by_init(&file)?;
+        let stays = file.exists() && !is_as_init_wrote_it(&self.on.layout)?;
         Ok(stays.then_some(file))
     }
 
@@ -183,7 +187,12 @@ impl<'a> Undo<'a> {
         let layout = &self.on.layout;
         let kept = layout.home().join("kept-by-refresh");
         let mut moves = Vec::new();
-        let mut keep = |from: PathBuf, name: String| moves.push((from, kept.join(name)));
+        // An earlier removal may have kept something under the same name.
+        let mut keep = |from: PathBuf, name: String| {
+            let others = (2..).map(|number| format!("{name}-{number}"));
+            let mut places = [name.clone()].into_iter().chain(others).map(|name| kept.join(name));
+            moves.extend(places.find(|to| to.symlink_metadata().is_err()).map(|to| (from, to)));
+        };
         for (directory, prefix) in [(layout.stashes(), "stash"), (layout.moved_all(), "moved")] {
             for name in disk::names(&directory)? {
                 keep(directory.join(&name), format!("{prefix}-{}", name.display()));
@@ -298,9 +307,10 @@ fn remove(path: &Path) -> Outcome<()> {
     disk::sync_parent(path)
 }
 
-/// Returns whether `init` wrote a file of settings, even if people have edited it since.
-fn is_written_by_init(path: &Path) -> Outcome<bool> {
-    Ok(disk::read_if_there(path)?.is_some_and(|bytes| bytes.starts_with(SIGNATURE.as_bytes())))
+/// Returns whether the host's file is as `init` wrote it.
+fn is_as_init_wrote_it(layout: &Layout) -> Outcome<bool> {
+    let written = disk::read_if_there(&files::written_host_file(layout))?;
+    Ok(written.is_some() && disk::read_if_there(&layout.host_file())? == written)
 }
 
 impl std::fmt::Debug for Undo<'_> {
