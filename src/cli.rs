@@ -10,7 +10,7 @@ pub mod words;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use refresh_system::screen::ColorWhen;
 
@@ -24,7 +24,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("LADYLINUX_REF
 /// Update a running LadyLinux installation to the latest commit of a branch
 #[derive(Debug, Parser)]
 #[command(name = "ladylinux-refresh", version = VERSION, max_term_width = 100)]
-#[command(help_template = help::TEMPLATE, before_help = help::GROUPS, after_help = help::EXIT_CODES)]
+#[command(help_template = help::TEMPLATE, before_help = help::GROUPS, after_help = help::after_help())]
 #[command(infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Print only warnings and the result
@@ -124,4 +124,13 @@ pub enum Command {
     /// Answers git's question for credentials
     #[command(hide = true, name = "git-credential")]
     GitCredential(CredentialArgs),
+}
+
+impl Cli {
+    /// Returns the command line without the commands that only the program itself uses, for completions.
+    pub fn for_people() -> clap::Command {
+        let all = Self::command();
+        let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+        clap::Command::new("ladylinux-refresh").args(all.get_arguments().cloned()).subcommands(shown)
+    }
 }

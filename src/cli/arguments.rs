@@ -307,7 +307,7 @@ pub struct UnfenceArgs {
 }
 
 /// `init`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct InitArgs {
     /// URL of the repository
     #[arg(long, value_name = "URL")]

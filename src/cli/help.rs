@@ -1,5 +1,7 @@
 //! The texts of `--help` that are not beside their commands: groups, exit codes, examples.
 
+use refresh_installation::installation::FOR_ROOT;
+
 /// The page of `--help`. The list of commands is [`GROUPS`], since clap has no groups of commands.
 pub(super) const TEMPLATE: &str = "\
 {about}
@@ -38,7 +40,16 @@ Setup and maintenance:
   completions  Print the completions of a shell
   help         Print the help of a command";
 
-pub(super) const EXIT_CODES: &str = "\
+/// Returns the end of the page: exit codes, and the commands that need root.
+pub(super) fn after_help() -> String {
+    let lines = FOR_ROOT.chunks(5).map(|commands| format!("  {}", commands.join(", ")));
+    format!(
+        "{EXIT_CODES}\n\nThese commands need root, except with --root:\n{}",
+        lines.collect::<Vec<_>>().join(",\n")
+    )
+}
+
+const EXIT_CODES: &str = "\
 Exit codes:
     0  refreshed, or already current
     1  a step failed: the service is stopped and fenced

@@ -18,6 +18,12 @@ pub fn of<T: Args + Serialize>(command: &str, arguments: &T) -> Outcome<Vec<Stri
         match (&values[declared.get_id().as_str()], declared.get_long()) {
             (Value::Bool(true), Some(option)) => words.push(format!("--{option}")),
             (Value::String(value), Some(option)) => words.push(format!("--{option}={value}")),
+            (Value::Number(value), Some(option)) => words.push(format!("--{option}={value}")),
+            (Value::Array(values), Some(option)) => {
+                words.extend(
+                    values.iter().filter_map(Value::as_str).map(|value| format!("--{option}={value}")),
+                );
+            }
             (Value::String(value), None) => positional.push(value.clone()),
             _ => {}
         }

@@ -12,10 +12,11 @@ use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::BranchName;
 use refresh_system::disk::Content;
+use refresh_system::hint::command_line;
 use refresh_system::screen::print_line;
 use refresh_system::text::{count, harmless_line, size};
 
-use super::{absolute, lock, open_with, refuse};
+use super::{absolute, for_other_branch, lock, open_with, refuse};
 
 /// Performs `bundle …`.
 pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Success, Error> {
@@ -35,8 +36,11 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     // Runs also use the stores that it fills.
     let _lock = lock(layout, "bundle", None, wait)?;
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
-    let (header, whole) = bundle::create(&on, &branch, &output)
-        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh plan"))?;
+    let (header, whole) = bundle::create(&on, &branch, &output).map_err(|failure| {
+        let create = command_line("ladylinux-refresh bundle create --output", &[&output]);
+        let (failure, next) = for_other_branch(failure, |branch| format!("{create} --branch {branch}"));
+        refuse(&on, "bundle", failure, next.as_deref().unwrap_or("ladylinux-refresh plan"))
+    })?;
     print(&output, &header, &whole);
     Ok(Success::Done)
 }

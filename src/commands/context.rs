@@ -73,22 +73,41 @@ pub(super) fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> 
 
 /// Prints a failure of a command together with the state of the service.
 pub(super) fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
-    // On the real machine many actions require root, and not every refusal names the missing rights.
-    let is_stranger = on.layout.is_real() && !rustix::process::geteuid().is_root();
-    let (failure, next) = match (is_stranger, failure.is_denied()) {
-        (true, true) => (failure.hint("run it as root"), installation::with_sudo()),
-        (true, false) => {
-            let as_root = Hint::shell(installation::with_sudo()).with_purpose("run it as root");
-            (failure.hint(as_root), next.to_owned())
-        }
-        (false, _) => (failure, next.to_owned()),
+    // Not every refusal names the missing rights.
+    let failure = if is_without_root(&on.layout) && !lacks_rights(&failure) {
+        failure.hint(Hint::shell(installation::with_sudo()).with_purpose("run it as root"))
+    } else {
+        failure
     };
     Error::Refused(Box::new(Refusal {
         during: during.to_owned(),
         failure,
         service: on.service_in_words(),
-        next,
+        next: next.to_owned(),
     }))
+}
+
+/// Returns whether the caller lacks the rights of root on the real machine, where many commands require them.
+fn is_without_root(layout: &Layout) -> bool {
+    layout.is_real() && !rustix::process::geteuid().is_root()
+}
+
+/// Returns whether the kernel, systemd or the journal refused something for missing rights.
+fn lacks_rights(failure: &Failure) -> bool {
+    let words = ["Interactive authentication required", "insufficient permissions"];
+    failure.is_denied() || failure.chain().iter().any(|text| words.iter().any(|word| text.contains(word)))
+}
+
+/// Makes the same command line for root the next command of a refusal for missing rights.
+pub(super) fn with_root_named(layout: &Layout, error: Error) -> Error {
+    match error {
+        Error::Refused(mut refusal) if is_without_root(layout) && lacks_rights(&refusal.failure) => {
+            refusal.failure = Failure::new("this command needs root").because(refusal.failure);
+            refusal.next = installation::with_sudo();
+            Error::Refused(refusal)
+        }
+        other => other,
+    }
 }
 
 /// Takes the run lock; waits up to the limit of the command line.
@@ -126,6 +145,22 @@ pub(super) fn with_command_to_repeat(error: Error, again: &str) -> Error {
         Error::Refused(refusal) => Error::Refused(Box::new(Refusal { next: again.to_owned(), ..*refusal })),
         other => other,
     }
+}
+
+/// Finds, in a failure for a branch that the remote does not have, the branch that its hint deploys instead. Returns the
+/// failure without that hint, and `again` for that branch.
+pub(super) fn for_other_branch(
+    failure: Failure,
+    again: impl Fn(&str) -> String,
+) -> (Failure, Option<String>) {
+    let branch = |hint: &Hint| {
+        let branch = hint.own_command()?.strip_prefix("ladylinux-refresh run ")?;
+        (!branch.contains(' ')).then(|| branch.to_owned())
+    };
+    let hints = failure.hints();
+    let Some(other) = hints.iter().find_map(branch) else { return (failure, None) };
+    let rest = hints.into_iter().filter(|hint| branch(hint).is_none());
+    (rest.fold(failure.without_hints(), Failure::hint), Some(again(&other)))
 }
 
 /// Reads the settings of the host and checks them. For root, first checks that they can be trusted.

@@ -1,9 +1,9 @@
-//! `init`: sets up a directory, or an existing installation, for the deployment contract. Never overwrites.
+//! `init`: sets up a directory, or an existing installation. Never overwrites.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{InitArgs, LockArgs};
+use crate::cli::{InitArgs, LockArgs, words};
 use crate::report::human::Human;
 use crate::report::outcome::Detail;
 use refresh_events::event::Events;
@@ -24,11 +24,28 @@ use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line};
 use refresh_system::{clock, disk};
 
-use super::{lock, undo};
+use super::run_request::again;
+use super::{for_other_branch, lock, undo};
+
+/// Sets up an installation, or removes it. After a refusal the same command continues; a mistyped branch is replaced in
+/// it.
+pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
+    set_up(layout, args).map_err(|error| match error {
+        Error::Refused(refusal) if refusal.during == INIT => {
+            let again = |args| words::of(INIT, args).map_or_else(|_| HELP.to_owned(), |words| again(&words));
+            let without_branch = InitArgs { branch: None, ..args.clone() };
+            let (failure, next) = for_other_branch(refusal.failure, |branch| {
+                format!("{} --branch {branch}", again(&without_branch))
+            });
+            Refusal::with_next(INIT, failure, &next.unwrap_or_else(|| again(args)))
+        }
+        other => other,
+    })
+}
 
 /// Creates the missing parts, and reports existing files as unchanged. All input is checked first, including the remote
 /// and its branch: a mistake leaves nothing behind.
-pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
+fn set_up(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     if args.dry_run && migration::is_needed(layout).map_err(refusal)? {
         for line in migration::plan(layout) {
             print_line(&format!("would {}", harmless_line(&line)));
@@ -43,8 +60,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     let overrides = Overrides::default();
-    let options = options(args)
-        .map_err(|failure| Error::Usage(failure.command("ladylinux-refresh init --help", &[])))?;
+    let options = options(args).map_err(|failure| Error::Usage(failure.command(HELP, &[])))?;
     let input = InitInput::new(layout, &options, overrides, &runner).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::new(layout, input, run, runner).map_err(refusal)?;
@@ -66,8 +82,13 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     Ok(Success::Done)
 }
 
+/// The name of the command in errors.
+const INIT: &str = "init";
+/// The command that prints its options.
+const HELP: &str = "ladylinux-refresh init --help";
+
 fn refusal(failure: Failure) -> Error {
-    Refusal::with_next("init", failure, "ladylinux-refresh init --help")
+    Refusal::with_next(INIT, failure, HELP)
 }
 
 fn options(args: &InitArgs) -> Outcome<InitOptions> {
@@ -99,7 +120,7 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
 /// Takes the run lock, which is in the tool's own directory.
 fn locked(layout: &Layout, run: &RunId) -> Result<refresh_installation::journal::run_lock::RunLock, Error> {
     disk::make_directory(&layout.state(), 0o755).map_err(refusal)?;
-    lock(layout, "init", Some(run), &LockArgs { wait: Duration::ZERO })
+    lock(layout, INIT, Some(run), &LockArgs { wait: Duration::ZERO })
 }
 
 /// Applies every step that is needed.

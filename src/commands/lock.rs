@@ -19,7 +19,7 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::screen::{print_line, print_to_stderr, write};
 use refresh_system::text::harmless_line;
 
-use super::{lock as take_lock, open_with, refuse};
+use super::{for_other_branch, lock as take_lock, open_with, refuse};
 
 /// The output of `lock --json`.
 #[derive(Debug, Serialize)]
@@ -48,7 +48,11 @@ pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Success, E
     let on = open_with(layout, "lock", Overrides::default())?;
     // Runs also use the mirror and the locks.
     let _lock = take_lock(layout, "lock", None, &LockArgs::default())?;
-    let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
+    let refused = |failure| {
+        let again = |branch: &str| format!("ladylinux-refresh lock --branch {branch}");
+        let (failure, next) = for_other_branch(failure, again);
+        refuse(&on, "lock", failure, next.as_deref().unwrap_or("ladylinux-refresh plan"))
+    };
     let found = examine(&on, branch, args.upgrade).map_err(refused)?;
     print(args, &found).map_err(refused)?;
     Ok(Success::Done)

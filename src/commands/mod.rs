@@ -37,8 +37,8 @@ mod wait;
 use std::path::Path;
 
 use context::{
-    absolute, layout, lock, locked_by, migrate, open, open_with, print_error, print_unless_reported, refuse,
-    reporter, settings, warn, with_command_to_repeat,
+    absolute, for_other_branch, layout, lock, locked_by, migrate, open, open_with, print_error,
+    print_unless_reported, refuse, reporter, settings, warn, with_command_to_repeat, with_root_named,
 };
 
 use crate::cli::json::JsonForm;
@@ -97,29 +97,35 @@ fn dispatch_to_command(cli: Cli) -> Result<Success, Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
     interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
-    match cli.command {
-        Command::Run(args) if args.dry_run => plan::plan(&layout, args.into()),
-        Command::Run(args) => run::run(&layout, args, run_process::new_name()),
-        Command::Plan(args) => plan::plan(&layout, args),
-        Command::Lock(args) => lock::lock(&layout, &args),
-        Command::Status(args) => status::status(&layout, &args),
-        Command::History(args) => history::history(&layout, &args),
-        Command::Rollback(args) => rollback::rollback(&layout, &args),
-        Command::Wait(args) => wait::wait(&layout, &args),
-        Command::Cancel(args) => cancel::cancel(&layout, &args),
-        Command::Unfence(args) => unfence::unfence(&layout, &args),
-        Command::Init(args) => init::init(&layout, &args),
-        Command::Doctor(args) => doctor::doctor(&layout, &args),
-        Command::Service(command) => service::service(&layout, &command),
-        Command::Bundle(command) => bundle::bundle(&layout, &command),
-        Command::Verify(args) => verify::verify(&layout, &args),
-        Command::Environments(command) => environments::environments(&layout, &command),
-        Command::Config(command) => config::config(&layout, &command),
+    let is_internal = matches!(cli.command, Command::Unit(_) | Command::Page(_) | Command::GitCredential(_));
+    let done = perform(&layout, cli.command);
+    if is_internal { done } else { done.map_err(|error| with_root_named(&layout, error)) }
+}
+
+fn perform(layout: &Layout, command: Command) -> Result<Success, Error> {
+    match command {
+        Command::Run(args) if args.dry_run => plan::plan(layout, args.into()),
+        Command::Run(args) => run::run(layout, args, run_process::new_name()),
+        Command::Plan(args) => plan::plan(layout, args),
+        Command::Lock(args) => lock::lock(layout, &args),
+        Command::Status(args) => status::status(layout, &args),
+        Command::History(args) => history::history(layout, &args),
+        Command::Rollback(args) => rollback::rollback(layout, &args),
+        Command::Wait(args) => wait::wait(layout, &args),
+        Command::Cancel(args) => cancel::cancel(layout, &args),
+        Command::Unfence(args) => unfence::unfence(layout, &args),
+        Command::Init(args) => init::init(layout, &args),
+        Command::Doctor(args) => doctor::doctor(layout, &args),
+        Command::Service(command) => service::service(layout, &command),
+        Command::Bundle(command) => bundle::bundle(layout, &command),
+        Command::Verify(args) => verify::verify(layout, &args),
+        Command::Environments(command) => environments::environments(layout, &command),
+        Command::Config(command) => config::config(layout, &command),
         Command::Completions(args) => completions::completions(&args),
-        Command::Stash(command) => stash::stash(&layout, &command),
-        Command::Supervise => service::supervise(&layout),
-        Command::AfterRun(args) => after_run::after_run(&layout, &args),
-        Command::AnswerRequests => answer_requests::answer_requests(&layout),
+        Command::Stash(command) => stash::stash(layout, &command),
+        Command::Supervise => service::supervise(layout),
+        Command::AfterRun(args) => after_run::after_run(layout, &args),
+        Command::AnswerRequests => answer_requests::answer_requests(layout),
         Command::Unit(_) => units::work(operations::answer)
             .map(|()| Success::Done)
             .map_err(|failure| Refusal::of("unit", failure)),

@@ -16,14 +16,13 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
 use refresh_source::local::LocalChanges;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::hint::Hint;
 use refresh_system::screen;
 use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line, quoted};
 use refresh_system::{clock, interrupt};
 
 use super::run_request::{again, bundle_options, choose_branch, usual_branch};
-use super::{held_back, lock, open_with, refuse};
+use super::{for_other_branch, held_back, lock, open_with, refuse};
 
 /// Shows the effects of a run; changes nothing in the installation.
 pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Success, Error> {
@@ -39,7 +38,7 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Success, Error
     let tidied = interrupt::shielded(|| bundle::remove_unpacked(layout));
     let made = made.and_then(|made| tidied.map(|()| made));
     let made = made.map_err(|failure| {
-        let next = next_after_refusal(&args, &failure);
+        let (failure, next) = after_refusal(&args, failure);
         refuse(&on, "plan", failure, &next)
     })?;
     if args.json {
@@ -50,22 +49,16 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Success, Error
     Ok(if args.exit_code && made.changed { Success::Findings } else { Success::Done })
 }
 
-/// Returns the command after a refusal: the plan of the branch in a cause, with its options, else `status`.
-fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
-    let hints = failure.hints();
-    let named = hints
-        .iter()
-        .filter_map(Hint::own_command)
-        .find_map(|line| line.strip_prefix("ladylinux-refresh run "));
-    let is_offline = args.options.bundle.bundle.is_some();
+/// Returns a refusal, and its next command: the plan of the branch in a cause, with its options, else `status`.
+fn after_refusal(args: &PlanArgs, failure: Failure) -> (Failure, String) {
     let options = RunOptions { branch: None, ..args.options.clone() };
-    match (named, words::of("plan", &PlanArgs { options, ..args.clone() })) {
-        // The cause contains the branch in the form to type.
-        (Some(branch), Ok(words)) if !branch.contains(' ') && !is_offline => {
-            format!("{} {branch}", again(&words))
-        }
-        _ => "ladylinux-refresh status".to_owned(),
-    }
+    // The cause contains the branch in the form to type.
+    let plan = |branch: &str| {
+        let words = words::of("plan", &PlanArgs { options: options.clone(), ..args.clone() });
+        format!("{} {branch}", again(&words.unwrap_or_else(|_| vec!["plan".to_owned()])))
+    };
+    let (failure, next) = for_other_branch(failure, plan);
+    (failure, next.unwrap_or_else(|| "ladylinux-refresh status".to_owned()))
 }
 
 fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
@@ -236,9 +229,10 @@ mod tests {
     #[test]
     fn a_branch_that_a_cause_names_is_quoted_once() {
         let failure = Failure::new("no such branch").command("ladylinux-refresh run 'feature/#12'", &[]);
-        let next = next_after_refusal(&PlanArgs::default(), &failure);
+        let (failure, next) = after_refusal(&PlanArgs::default(), failure);
         assert_eq!(next, "ladylinux-refresh plan 'feature/#12'");
-        let next = next_after_refusal(&PlanArgs::default(), &Failure::new("no network"));
+        assert!(failure.hints().is_empty(), "{failure:?}");
+        let (_, next) = after_refusal(&PlanArgs::default(), Failure::new("no network"));
         assert_eq!(next, "ladylinux-refresh status");
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::StatusArgs;
 use crate::report::{json, outcome};
 use refresh_environments::ReplacedPython;
 use refresh_events::run_report;
-use refresh_events::run_report::{HeldBack, LockSummary, RELEASE, Report};
+use refresh_events::run_report::{HeldBack, LockSummary, Outage, RELEASE, Report};
 use refresh_installation::exit::{Error, Success};
 use refresh_installation::history;
 use refresh_installation::installation::Installation;
@@ -221,7 +221,8 @@ fn show(on: &Installation, status: &Status) {
         facts.add("last run", &format!("{} {}{down}", report.in_words(), clock::in_words(report.started_at)));
         facts.add("", report.run.as_str());
         if let Some(seen) = &report.outage {
-            outcome::outage(seen, &mut facts);
+            let command = seen.command.as_deref().map(|command| on.as_typed(command));
+            outcome::outage(&Outage { command, ..seen.clone() }, &mut facts);
         }
     }
     if let Some(request) = &status.last_request {
@@ -256,7 +257,7 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
     status
         .way_out
         .clone()
-        .or_else(|| unfenced_report.map(|error| error.next.clone()))
+        .or_else(|| unfenced_report.map(|error| on.as_typed(&error.next)))
         .or_else(|| killed(status).map(|_| on.as_typed("ladylinux-refresh run")))
         .or_else(stopped)
         .or_else(first)

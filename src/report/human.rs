@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,6 +16,7 @@ use refresh_system::text::{duration, harmless, harmless_line};
 
 use super::error_json::Explained;
 use super::outcome::{self, Detail, advice, error_lines, failed, state};
+use crate::cli::Cli;
 use refresh_system::screen::{self, Tone, fact, paint};
 
 /// Renders events as one line per step; on a terminal, with progress.
@@ -157,11 +159,38 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
 /// The similarity from which one word may be a typo of the other.
 const ALIKE: f64 = 0.8;
 
+/// Words that people type for a command, and the command.
+const MEANT: [(&str, &str); 6] = [
+    ("uninstall", "init --undo"),
+    ("start", "service start"),
+    ("stop", "service stop"),
+    ("restart", "service restart"),
+    ("logs", "service logs"),
+    ("version", "--version"),
+];
+
+/// Suggests only commands for people, and the right one for a word that looks like another command.
+fn suggest_commands(error: &mut clap::Error) {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    let meant = MEANT.iter().find(|(word, _)| word == typed).map(|(_, meant)| vec![(*meant).to_owned()]);
+    let near = match error.remove(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(near)) => near,
+        _ => Vec::new(),
+    };
+    let is_shown =
+        |name: &String| !Cli::command().find_subcommand(name).is_some_and(clap::Command::is_hide_set);
+    let near = meant.unwrap_or_else(|| near.into_iter().filter(is_shown).collect());
+    if !near.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(near));
+    }
+}
+
 /// Renders the error of a command line: the message of its parser, in the form of all other errors. `command` is the
 /// command with the help for it.
 pub fn wrong_words(mut error: clap::Error, command: &str) -> Vec<String> {
     // The parser's own advice (to escape an option, or to use one that is hardly similar) is misleading.
     error.remove(ContextKind::Suggested);
+    suggest_commands(&mut error);
     // It also lists the commands that only the program itself uses.
     error.remove(ContextKind::ValidSubcommand);
     let text = |kind| match error.get(kind) {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory as _};
 use ladylinux_refresh::cli::Cli;
+use refresh_installation::installation::FOR_ROOT;
 
 const TOP: &str = "\
 # Commands
@@ -26,7 +27,9 @@ ladylinux-refresh run --help
 fn page() -> String {
     let mut root = Cli::command();
     root.build();
-    let mut page = TOP.to_owned();
+    let for_root: Vec<String> = FOR_ROOT.iter().map(|command| format!("`{command}`")).collect();
+    let mut page =
+        format!("{TOP}\nThese commands need root, except with `--root`: {}.\n", for_root.join(", "));
     page.push_str("\n## Options of all commands\n");
     let (shared, _): (Vec<_>, Vec<_>) = root.get_arguments().partition(|argument| argument.is_global_set());
     push_table(&mut page, &shared);

@@ -6,6 +6,7 @@ use crate::lab;
 use std::collections::BTreeSet;
 
 use lab::{Lab, Machine, until};
+use refresh_installation::installation::FOR_ROOT;
 
 /// The actions of an application that owns its directories: new directories at its start, preferences in its tree, an
 /// env file that is replaced by a rename.
@@ -149,7 +150,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
 
     let listed = machine.refresh("init --undo --dry-run").expect(0).prints("no changes were made").out;
     assert_eq!(inventory(&machine), after, "a dry run changed something");
-    machine.refresh("init --undo").expect(0).prints("everything that this program added is removed");
+    machine.refresh("init --undo").expect(0).prints("this program's parts are removed");
     for path in ["/opt/ladylinux-refresh", "/var/lib/ladylinux-refresh", "/etc/ladylinux-refresh.toml"] {
         assert!(listed.contains(&format!("would remove {path}\n")), "{listed}");
     }
@@ -167,6 +168,37 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     assert_eq!(difference(&without(&before), &undone), Vec::<String>::new(), "something is gone");
     machine.exec("test ! -e /run/ladylinux-refresh").expect(0);
     until("the application after the undo", || version(&machine));
+}
+
+fn users_without_root_get_the_command_for_root(machine: &Machine) {
+    let with_options =
+        ["run --detach", "init --repo file:///srv/app.git", "history latest --log", "stash list"];
+    let complete = |command: &str| match command {
+        "stash" => "stash restore latest".to_owned(),
+        "bundle create" => "bundle create --output /tmp/bundle".to_owned(),
+        command => command.to_owned(),
+    };
+    // Without a run, and for a running service, these have nothing to do.
+    let is_idle = |command: &&str| ["cancel", "service start"].contains(command);
+    let for_root = FOR_ROOT
+        .into_iter()
+        .filter(|command| !is_idle(command))
+        .map(complete)
+        .chain(with_options.map(str::to_owned));
+    let wrong = for_root.filter_map(|command| {
+        let printed = machine.exec_as("daemon", &format!("ladylinux-refresh {command}"));
+        let is_right = printed.code == Some(3)
+            && printed.err.ends_with(&format!("  next         sudo ladylinux-refresh {command}\n"))
+            && printed.err.contains(": this command needs root\n");
+        (!is_right).then(|| format!("{command}: {:?}\n{}", printed.code, printed.all()))
+    });
+    let for_all =
+        ["status", "history", "history latest", "doctor", "verify", "config show", "env list", "wait"];
+    let refused = for_all.iter().filter_map(|command| {
+        let printed = machine.exec_as("daemon", &format!("ladylinux-refresh {command}")).all();
+        printed.contains("this command needs root").then(|| format!("{command}: {printed}"))
+    });
+    assert_eq!(wrong.chain(refused).collect::<Vec<_>>().join("\n"), "");
 }
 
 #[test]
@@ -193,6 +225,8 @@ fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_servic
     machine.exec_as("ladylinux", "echo mine >/opt/ladylinux/app/notes.txt").expect(0);
     push(&machine, "three");
     machine.refresh("run").expect(0);
+
+    users_without_root_get_the_command_for_root(&machine);
 
     let undone = machine.refresh("init --undo").expect(0);
     until("the application after the undo", || version(&machine));

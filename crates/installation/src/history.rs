@@ -63,7 +63,7 @@ pub fn one(layout: &Layout, run: &RunId) -> Outcome<PastRun> {
 pub fn way_out(layout: &Layout, fence: &Fence) -> String {
     let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
     let error = report.filter(|report| report.result == RunResult::Halted).and_then(|report| report.error);
-    error.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
+    as_typed(layout, &error.map_or_else(|| "ladylinux-refresh run".to_owned(), |error| error.next))
 }
 
 /// Returns the run that left the version in `app/` without a good health check, although the service is not fenced: a

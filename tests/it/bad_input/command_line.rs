@@ -21,6 +21,11 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         (&["run", "--wait", "soon"], "invalid value 'soon'"),
         (&["run", "--format", "xml"], "possible values: human, json, github"),
         (&["rum"], "unrecognized subcommand 'rum'"),
+        (&["unt"], "unrecognized subcommand 'unt'"),
+        (&["uninstall"], "'init --undo'"),
+        (&["logs"], "'service logs'"),
+        (&["verion"], "'verify'"),
+        (&["version"], "'--version'"),
         (&["run", "--json", "--format", "human"], "cannot be used with"),
         (&["run", "main", "--branch", "main"], "cannot be used with"),
         (&["status", "--format", "json"], "unexpected argument '--format'"),
@@ -54,7 +59,7 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         let next = printed.err.lines().last().unwrap_or_default();
         assert!(next.starts_with("  next         ladylinux-refresh "), "{arguments:?}\n{}", printed.err);
         assert!(printed.err.contains("  service      not touched"), "{arguments:?}\n{}", printed.err);
-        for wrong in ["For more information", "supervise", "-- --json", "'--verify-models'"] {
+        for wrong in ["For more information", "supervise", "'unit'", "-- --json", "'--verify-models'"] {
             assert!(!printed.err.contains(wrong), "{arguments:?}: {wrong:?} in\n{}", printed.err);
         }
         assert!(
@@ -64,6 +69,8 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         );
         assert!(printed.out.is_empty(), "{arguments:?}\n{}", printed.out);
     }
+    let completions = host.tool(["completions", "bash"]).expect(0).out;
+    assert!(completions.contains("rollback") && !completions.contains("git-credential"), "{completions}");
     // A help text is printed with and without a request for it, and names nothing that could have been touched.
     for (arguments, code) in [(&["stash"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)] {
         let printed = host.tool(arguments).expect(code).prints("Usage: ladylinux-refresh");

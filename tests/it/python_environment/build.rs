@@ -182,7 +182,7 @@ fn a_uv_that_cannot_be_fetched_is_named_and_the_one_of_the_interpreter_is_not_us
     let error = failure.chain().join(": ");
     assert!(error.contains("cannot fetch uv") && error.contains("cannot be reached"), "{error}");
     assert!(
-        failure.hint_texts().iter().any(|hint| hint.contains("python.index_url")),
+        failure.hint_texts().iter().any(|hint| hint.contains("index_url = ")),
         "{:?}",
         failure.hint_texts()
     );

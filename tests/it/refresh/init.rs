@@ -98,18 +98,52 @@ fn a_dry_run_of_init_prints_its_plan_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_undo_names_manually_written_settings_and_leaves_them() {
+fn an_undo_leaves_settings_that_people_have_changed_and_names_them() {
     let host = Host::bare();
     host.push(&APP);
-    host.tool(["init"]).expect(0);
     let file = host.layout.host_file();
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("# Ours.\n{text}")).unwrap();
+    fs::remove_file(&file).unwrap();
+    host.tool(["init", "--repo", &host.url(), "--allow", "git"]).expect(0);
+    let text = fs::read_to_string(&file).unwrap() + "# index_url\n";
+    fs::write(&file, &text).unwrap();
     host.tool(["init", "--undo"])
         .expect(0)
-        .prints(&format!("{} stays: `init` did not write it", file.display()));
-    assert!(file.exists());
+        .prints(&format!("{} stays: it is not as `init` wrote it", file.display()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
     assert!(!host.layout.state().exists());
+}
+
+#[test]
+fn a_second_undo_keeps_the_adopted_environment_beside_the_one_of_the_first_undo() {
+    let host = Host::bare();
+    host.push(&APP);
+    let venv = host.layout.venv();
+    fs::create_dir_all(venv.join("bin")).unwrap();
+    for number in ["first", "second"] {
+        fs::write(venv.join("bin/made"), number).unwrap();
+        host.tool(["init"]).expect(0);
+        host.tool(["run"]).expect(0);
+        assert!(venv.is_symlink());
+        host.tool(["init", "--undo"]).expect(0).prints("venv-adopted-1");
+        assert!(venv.is_dir() && !venv.is_symlink());
+    }
+    let kept = host.layout.home().join("kept-by-refresh");
+    let made = |name: &str| fs::read_to_string(kept.join(name).join("bin/made")).unwrap();
+    assert_eq!((made("venv-adopted-1"), made("venv-adopted-1-2")), ("first".into(), "second".into()));
+}
+
+#[test]
+fn while_the_service_is_fenced_an_undo_is_only_listed_with_the_way_out() {
+    let host = Host::running();
+    host.push(&[("server.py", "raise SystemExit('broken')\n")]);
+    host.tool(["run"]).expect(1);
+    let way_out = host.as_typed("rollback");
+    let state = host.layout.state();
+    let undo = host.tool(["init", "--undo"]).expect(3).prints("refused while the service is fenced");
+    assert!(undo.err.contains(&format!("  next         {way_out}\n")), "{}", undo.err);
+    let dry_run = host.tool(["init", "--undo", "--dry-run"]).expect(0);
+    dry_run.prints(&format!("would remove {}", state.display())).prints(&way_out);
+    assert!(host.fenced() && state.exists());
 }
 
 #[test]
@@ -117,7 +151,9 @@ fn a_mistake_in_the_remote_leaves_nothing_behind() {
     let host = Host::bare();
     host.push(&APP);
     let before = picture(host.layout.root());
-    host.tool(["init", "--branch", "mian"]).expect(3).prints("did you mean main?");
+    let refused = host.tool(["init", "--branch", "mian"]).expect(3).prints("did you mean main?");
+    let again = format!("  next         {}\n", host.as_typed("init --branch main"));
+    assert!(refused.err.ends_with(&again) && !refused.err.contains(&host.as_typed("run")), "{}", refused.err);
     assert_eq!(picture(host.layout.root()), before);
 }
 

@@ -34,7 +34,7 @@ pub(super) fn directories(examined: &Examined) -> Findings {
         if examined.is_installed() { "directories are missing" } else { "the installation is not complete" };
     Ok(vec![DoctorFinding::problem(
         format!("{what}: {}", some_of(&missing)),
-        "a refresh works on the directories of the deployment contract and makes none of them",
+        "a refresh works in these directories and makes none of them",
         examined.init(),
     )])
 }

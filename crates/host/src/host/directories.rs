@@ -60,7 +60,7 @@ pub(super) fn check_directories(host: &Host) -> Outcome<Need> {
         .map(|(directory, _, _)| directory.display().to_string())
         .collect();
     Ok(match (missing.len(), shown.len()) {
-        (0, _) => Need::Fits("left the directories of the contract as they are".to_owned()),
+        (0, _) => Need::Fits("left all directories as they are".to_owned()),
         (_, 0) => {
             let own = format!("{} and {}", state.display(), store.display());
             Need::Needed(format!("create {} in {own}", count(missing.len(), "directory")))

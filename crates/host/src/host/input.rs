@@ -124,24 +124,10 @@ fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
 
 /// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
 fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<String> {
-    if let Some(url) = &options.repo {
-        RemoteUrl::parse(url, &options.allow).map_err(|failure| match RemoteUrl::usable(url) {
-            Some((url, transport)) => {
-                let refused = Failure::new(failure.summary());
-                let refused = match transport {
-                    Some(_) => refused.hint("use https or ssh if the repository has them, or allow this one"),
-                    None => refused,
-                };
-                refused.hint(options.command(&url, transport))
-            }
-            None => failure,
-        })?;
-    }
     let path = layout.host_file();
-    if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        return Ok(host_file(options, tls_address(layout, options, runner)?));
-    }
-    let Some(bytes) = trust::host_file(layout)? else {
+    let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let Some(bytes) = (if is_missing { None } else { trust::host_file(layout)? }) else {
+        check_url(options)?;
         return Ok(host_file(options, tls_address(layout, options, runner)?));
     };
     let text = String::from_utf8(bytes).context(|| format!("{} is not UTF-8", path.display()))?;
@@ -151,16 +137,35 @@ fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Ou
             .hint(format!("set {key} in it yourself; no command of this program changes it"))
             .command("ladylinux-refresh init", &[]))
     };
-    match (&options.repo, &there.remote.url) {
-        (Some(url), Some(now)) if url != now => return differs("url under [remote]", url),
-        (Some(url), None) => return differs("url under [remote]", url),
-        _ => {}
+    // The file contains the permission for the transport of its URL.
+    if let Some(url) = &options.repo
+        && there.remote.url.as_ref() != Some(url)
+    {
+        check_url(options)?;
+        return differs("url under [remote]", url);
     }
     match (&options.branch, &there.branch) {
         (Some(branch), Some(now)) if branch != now => return differs("branch", branch.as_str()),
         _ => {}
     }
     Ok(text)
+}
+
+/// Checks the URL of the options, and that they allow its transport.
+fn check_url(options: &InitOptions) -> Outcome<()> {
+    let Some(url) = &options.repo else { return Ok(()) };
+    let checked = RemoteUrl::parse(url, &options.allow).map(drop);
+    checked.map_err(|failure| match RemoteUrl::usable(url) {
+        Some((url, transport)) => {
+            let refused = Failure::new(failure.summary());
+            let refused = match transport {
+                Some(_) => refused.hint("use https or ssh if the repository has them, or allow this one"),
+                None => refused,
+            };
+            refused.hint(options.command(&url, transport))
+        }
+        None => failure,
+    })
 }
 
 /// Checks that the option `--port` equals the port in an existing environment file.

@@ -3,6 +3,8 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use refresh_git::Hold;
 use refresh_git::mirror::Mirror;
 use refresh_installation::installation::Installation;
@@ -32,7 +34,7 @@ pub(super) enum ManagerKind {
     Embedded,
 }
 
-/// A machine, or a world below a directory, that is set up for the contract.
+/// A machine, or a world below a directory, that is set up for the service.
 pub struct Host {
     pub(super) layout: Layout,
     pub(super) manager: ManagerKind,
@@ -81,8 +83,10 @@ impl Host {
     pub fn new(layout: &Layout, input: InitInput, run: RunId, runner: Runner) -> Outcome<Self> {
         let manager = if layout.is_real() && systemd::is_booted() {
             if !rustix::process::geteuid().is_root() {
-                return Err(Failure::new("only root can bring a machine to the contract").hint(
-                    "as root, or for a trial in a directory of yours: ladylinux-refresh --root DIR init --repo URL",
+                return Err(Failure::new("only root can set up a machine").because(Errno::PERM).command_for(
+                    "for a trial in a directory of yours",
+                    "ladylinux-refresh --root DIR init --repo URL",
+                    &[],
                 ));
             }
             ManagerKind::Systemd { program: trust::program()? }

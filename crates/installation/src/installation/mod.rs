@@ -292,17 +292,47 @@ fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     }
 }
 
-/// Returns a text with every command of this program in it as it must be typed for the installation at `layout`, and
-/// with the path of the configuration there.
+/// The commands that need root on the real machine. `--help` lists them.
+pub const FOR_ROOT: [&str; 14] = [
+    "init",
+    "run",
+    "plan",
+    "rollback",
+    "cancel",
+    "unfence",
+    "stash",
+    "lock",
+    "service start",
+    "service stop",
+    "service restart",
+    "service logs",
+    "env prune",
+    "bundle create",
+];
+
+/// Returns a text with every command of this program in it as the caller must type it for the installation at `layout`,
+/// and with the paths of the configuration there.
 pub fn as_typed(layout: &Layout, text: &str) -> String {
-    if layout.is_real() {
-        return text.to_owned();
-    }
+    typed_by(layout, rustix::process::geteuid().is_root(), text)
+}
+
+fn typed_by(layout: &Layout, is_root: bool, text: &str) -> String {
     let root = quoted_path(layout.root());
     let words: Vec<&str> = text.split(' ').collect();
     let typed = words.iter().enumerate().map(|(index, word)| {
         let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
-        match words.get(index + 1) {
+        let (before, after) = (index.checked_sub(1).map_or("", |index| words[index]), &words[index + 1..]);
+        if let Some(rest) = word.strip_prefix("refresh.toml").filter(|_| before == "host's") {
+            return format!("{}{rest}", layout.host_file().display());
+        }
+        if layout.is_real() {
+            let line = after.join(" ");
+            let is_for_root =
+                FOR_ROOT.iter().any(|command| line.starts_with(command)) || line.ends_with("--log");
+            let is_to_change = is_command && !is_root && is_for_root && !before.ends_with("sudo");
+            return if is_to_change { word.replace("lady", "sudo lady") } else { (*word).to_owned() };
+        }
+        match after.first() {
             Some(next) if is_command && *next != "--root" => format!("{word} --root {root}"),
             _ if ["/etc/ladylinux/", "/etc/ladylinux-"].iter().any(|start| word.starts_with(start)) => {
                 layout.root().join(&word[1..]).display().to_string()
@@ -337,10 +367,13 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns the hint that names the user who has the permission, with the command.
+/// Returns the hint that names the users who have the permission, with the command.
 pub fn permission_hint(layout: &Layout) -> Hint {
-    let who = if layout.is_real() { "" } else { "the user who initialized the installation, or as " };
-    Hint::shell(with_sudo()).with_purpose(&format!("run it as {who}root"))
+    let hint = Hint::shell(with_sudo());
+    if layout.is_real() {
+        return hint;
+    }
+    hint.with_purpose("run it as the user who initialized the installation, or as root")
 }
 
 /// Returns the command line to type to run this process as root. The root is left out: [`as_typed`] adds it.
@@ -396,6 +429,13 @@ mod tests {
         assert_eq!(as_typed(&trial, file), "correct /trial/etc/ladylinux/refresh.toml");
         assert_eq!(as_typed(&trial, "/etc/ladylinux-refresh.toml"), "/trial/etc/ladylinux-refresh.toml");
         assert_eq!(as_typed(&Layout::below("/"), file), file);
-        assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
+        let hint = "keep = 3 in the host's refresh.toml";
+        assert_eq!(as_typed(&trial, hint), "keep = 3 in the host's /trial/etc/ladylinux/refresh.toml");
+        let real = Layout::below("/");
+        let text = "start it: ladylinux-refresh run `ladylinux-refresh unfence`; ladylinux-refresh status";
+        assert_eq!(typed_by(&real, true, text), text);
+        let with_sudo = text.replace(": lady", ": sudo lady").replace("`lady", "`sudo lady");
+        assert_eq!(typed_by(&real, false, text), with_sudo);
+        assert_eq!(typed_by(&real, false, &with_sudo), with_sudo);
     }
 }
