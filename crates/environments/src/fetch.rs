@@ -185,10 +185,8 @@ fn fetch(operation: &UvOperation<'_>, interpreter: &Interpreter) -> Outcome<Path
         return Ok(operation.scratch.join("uv"));
     }
     let failure = finished.failure(&format!("cannot fetch {}", uv::identity()));
-    let failure = network::proxies(&operation.setup.network).into_iter().fold(failure, Failure::hint);
-    Err(failure
-        .hint("check the network, proxy and certificates of this machine")
-        .hint("a mirror is named by python.index_url in the host's refresh.toml"))
+    let failure = network::detours(&operation.setup.network).into_iter().fold(failure, Failure::hint);
+    Err(failure.hint("check the network, proxy and certificates of this machine").hint(network::MIRROR))
 }
 
 /// Returns the wheels that may run on the machine of an interpreter, the best first.

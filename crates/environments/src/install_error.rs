@@ -62,8 +62,8 @@ pub(super) fn explain(finished: &Finished, summary: &str, network: &Variables) -
         ))
     });
     // uv names the server that it wanted to reach, and not the proxy that it asked.
-    let proxies = if kind == InstallErrorKind::Network { network::proxies(network) } else { Vec::new() };
-    let failure = proxies.into_iter().fold(failure, Failure::hint);
+    let detours = if kind == InstallErrorKind::Network { network::detours(network) } else { Vec::new() };
+    let failure = detours.into_iter().fold(failure, Failure::hint);
     kind.hints().iter().fold(failure, |failure, hint| failure.hint(*hint))
 }
 
@@ -112,10 +112,7 @@ impl InstallErrorKind {
                 "or name the certificate of its authority: SSL_CERT_FILE",
             ],
             Self::NoSpace => &["free some space; `df -h` and `df -i` show where"],
-            Self::Network => &[
-                "check the network, proxy and certificates of this machine",
-                "a mirror is named by python.index_url in the host's refresh.toml",
-            ],
+            Self::Network => &["check the network, proxy and certificates of this machine", network::MIRROR],
             Self::SourceBuild => {
                 &["require a version that has a wheel for this Python, or install its build tools"]
             }

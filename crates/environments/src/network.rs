@@ -7,7 +7,7 @@ use std::path::Path;
 
 use refresh_settings::Python;
 use refresh_settings::names::without_credentials;
-use refresh_system::environment;
+use refresh_system::{disk, environment};
 
 /// Names and values of environment variables.
 pub(super) type Variables = Vec<(String, String)>;
@@ -17,8 +17,16 @@ pub(super) fn variables(python: &Python) -> Variables {
     uv_variables(python, &environment::network())
 }
 
-/// Returns for each proxy a sentence with its address and the variable that names it.
-pub(super) fn proxies(variables: &Variables) -> Vec<String> {
+/// The advice for a host that cannot reach the usual package index.
+pub(super) const MIRROR: &str =
+    "or name a mirror: index_url = \"URL\" under [python] in the host's refresh.toml";
+
+/// The settings of pip for all users, which are not read.
+const PIP: &str = "/etc/pip.conf";
+
+/// Returns for each proxy a sentence with its address and the variable that names it, and a sentence about an index that
+/// is not used.
+pub(super) fn detours(variables: &Variables) -> Vec<String> {
     let is_proxy = |name: &str| {
         let name = name.to_ascii_lowercase();
         name.ends_with("_proxy") && name != "no_proxy"
@@ -31,7 +39,10 @@ pub(super) fn proxies(variables: &Variables) -> Vec<String> {
             proxy.trim_end_matches('/')
         )
     };
-    named.map(sentence).collect()
+    let pip = disk::read_if_there(Path::new(PIP)).ok().flatten().unwrap_or_default();
+    let is_unread = String::from_utf8_lossy(&pip).contains("index-url");
+    let unread = is_unread.then(|| format!("{PIP} names an index for pip; a refresh does not read it"));
+    named.map(sentence).chain(unread).collect()
 }
 
 /// Returns the package indexes that are not the default. Credentials are left out: a renewed token does not make a

@@ -89,23 +89,23 @@ impl FetchFailure {
             ),
             Self::Authentication => (
                 format!("the remote {url} refused the credentials"),
-                "set remote.token_file, remote.credential_helper or remote.ssh_key in the host's /etc/ladylinux/refresh.toml",
+                "set remote.token_file, remote.credential_helper or remote.ssh_key in the host's refresh.toml",
             ),
             Self::UnknownRepository => (
                 format!("{url} has no repository, or these credentials may not read it"),
-                "check remote.url in refresh.toml",
+                "check the URL: --repo of init, or url under [remote] in the host's refresh.toml",
             ),
             Self::HostIdentity => (
                 format!("the host of {url} did not prove its identity"),
-                "check remote.known_hosts (ssh) or remote.ca_file (https) in refresh.toml",
+                "check remote.known_hosts (ssh) or remote.ca_file (https) in the host's refresh.toml",
             ),
             Self::Stalled => (
                 format!("the remote {url} stopped sending"),
-                "try again; remote.stall in refresh.toml limits a fetch without progress",
+                "try again; remote.stall in the host's refresh.toml limits a fetch without progress",
             ),
             Self::PastDeadline => (
                 format!("the fetch from {url} did not end within its deadline"),
-                "try again; remote.deadline in refresh.toml limits a fetch",
+                "try again; remote.deadline in the host's refresh.toml limits a fetch",
             ),
             Self::Interrupted => (
                 format!("the connection to the remote {url} broke"),

@@ -220,7 +220,7 @@ impl Mirror {
         self.remote.checked_url()?.ok_or_else(|| {
             Failure::new("no remote is configured")
                 .command("ladylinux-refresh init --repo URL", &[])
-                .hint("or set remote.url in refresh.toml")
+                .hint("or set remote.url in the host's refresh.toml")
         })
     }
 
