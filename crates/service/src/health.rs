@@ -23,6 +23,9 @@ const SETTLE_TICK: Duration = Duration::from_millis(200);
 /// The limit for the manager to report how a dead service ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// The beginning of the failure of a service that still runs at the deadline.
+pub const LATE: &str = "the service did not answer well within";
+
 /// A service that gave a good answer and stayed healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Healthy {
@@ -126,11 +129,8 @@ impl Watch<'_> {
                 ProbeResult::Bad { problem } => problem,
             };
             if clock::monotonic() >= deadline {
-                return Err(Failure::new(format!(
-                    "the service did not answer well within {:.0?}",
-                    self.probe.deadline
-                ))
-                .because(Failure::new(format!("last answer of {}: {problem}", self.probe.url))));
+                return Err(Failure::new(format!("{LATE} {:.0?}", self.probe.deadline))
+                    .because(Failure::new(format!("last answer of {}: {problem}", self.probe.url))));
             }
             last = Some(problem);
             if handle.wait((self.began.elapsed() / 8).clamp(TICK, LONG_TICK)) {

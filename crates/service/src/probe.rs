@@ -15,7 +15,7 @@ use super::deployed::Deployment;
 use super::envfile::EnvFile;
 use super::unix_http;
 use asker::Asker;
-use question::{REQUEST, UNIX};
+use question::{NOT_HTTP, REQUEST, UNIX};
 use refresh_programs::units::Units;
 use refresh_settings as settings;
 use refresh_system::error::{Failure, Outcome};
@@ -198,7 +198,9 @@ pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
         Err(problem) => return Ok(Reach::NoListener { problem }),
     };
     match answer(probe, units)? {
-        Reach::Unwell { .. } if probe.tls.is_none() && speaks_tls(address) => Ok(Reach::Tls),
+        Reach::Unwell { .. } | Reach::Unexpected { .. } if probe.tls.is_none() && speaks_tls(address) => {
+            Ok(Reach::Tls)
+        }
         other => Ok(other),
     }
 }
@@ -215,6 +217,10 @@ fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
         if problem.starts_with(tls::CERTIFICATE) || problem.starts_with(asker::SETTINGS) {
             return Ok(Reach::Untrusted { problem });
         }
+    }
+    // A broken service gives no answer, or one with an error. Another protocol stays the same in each version.
+    if problem.starts_with(NOT_HTTP) {
+        return Ok(Reach::Unexpected { problem });
     }
     let any = ResolvedProbe { status: None, json: None, body: None, ..probe.clone() };
     Ok(match Asker::new(&any, units)?.ask(REQUEST) {

@@ -204,6 +204,36 @@ fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
 }
 
 #[test]
+fn rw_5_4_a_hook_whose_script_is_not_in_the_commit_leaves_the_service_as_it_is() {
+    let host = Host::running();
+    let with = |files: &[(&str, &str)], commands: [&[&str]; 2]| {
+        let hooks = commands.map(|command| hook("update", "migration", command, "")).concat();
+        host.push(&[files, &[("refresh.toml", &hooks)]].concat());
+    };
+    let files = [("update.py", "pass\n"), ("tools/update.py", "pass\n"), ("tools/__main__.py", "pass\n")];
+    with(&files, [&["python", "tools"], &["python", "-m", "tools.update"]]);
+    host.tool(["run"]).expect(0);
+    // A local script, and a module of Python, are in no commit.
+    host.write("mine.py", "pass\n");
+    fs::write(host.layout.app().join(".git/info/exclude"), "mine.py\n").unwrap();
+    with(&[], [&["python", "mine.py"], &["python", "-m", "compileall", "-q", "update.py"]]);
+    host.tool(["run"]).expect(0);
+    let refused: [([&[&str]; 2], &str); 4] = [
+        ([&["python", "gone.py"], &["true"]], "\"gone.py\" is not in the commit"),
+        ([&["sh", "tools/gone.sh"], &["true"]], "\"tools/gone.sh\" is not in the commit"),
+        ([&["python", "-m", "tools.gone"], &["true"]], "\"the module tools.gone\" is not in the commit"),
+        // An earlier hook may write a file, but not one that the version in `app/` has.
+        ([&["true"], &["python3", "-B", "update.py"]], "\"update.py\" is not in the commit"),
+    ];
+    for (commands, says) in refused {
+        with(&[("update.py", ""), ("version.txt", "two\n")], commands);
+        host.tool(["run"]).expect(3).prints("the migration hook update cannot start").prints(says);
+        assert!(!host.fenced());
+        assert_eq!(host.version().as_deref(), Some("one"));
+    }
+}
+
+#[test]
 fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
     let host = Host::running();
     look_out(&host);

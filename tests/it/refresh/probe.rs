@@ -1,8 +1,11 @@
 //! The running service gets the same health request before the stop as the new one after it: by its socket, and with
 //! the header fields that it requires. A health check that can never pass is refused while the service runs.
 
+use std::fs;
+use std::time::Duration;
+
 use crate::host::Host;
-use crate::refresh::help::listens;
+use crate::refresh::help::{listens, probe};
 
 /// A service whose status depends on the request.
 const PARTICULAR: &str = r#"
@@ -20,6 +23,17 @@ Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
 const OF_ONE_HOST: &str = r#"200 if self.headers["Host"] == "lady.example" else 400"#;
 const WITH_PASSWORD: &str = r#"200 if self.headers["Authorization"] == "Basic " + base64.b64encode(b"probe:s3cret").decode() else 401"#;
+
+/// A service that speaks only HTTP/2: it begins with its settings, and refuses the request (RFC 9113, 3.4 and 6.8).
+const OF_HTTP_2: &str = r#"
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    connection = listener.accept()[0]
+    connection.recv(4096)
+    connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) + bytes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]))
+    connection.close()
+"#;
 
 /// A service on a socket in the file system.
 const ON_A_SOCKET: &str = r#"
@@ -56,6 +70,23 @@ fn rw_7_1b_a_health_request_that_the_service_refuses_is_refused_before_the_stop_
     assert!(listens(&host) && !host.fenced());
     host.configure("", "headers = { \"A B\" = \"x\" }\n");
     host.tool(["run"]).expect(2).prints("probe.headers");
+}
+
+#[test]
+fn rw_7_1b_a_running_service_of_another_protocol_is_refused_before_the_stop() {
+    let host = Host::new();
+    fs::write(host.layout.app().join("server.py"), OF_HTTP_2).unwrap();
+    probe(&host, "deadline = \"2s\"\nsettle = \"150ms\"");
+    host.tool(["service", "start"]).expect(5).prints("the answer is not HTTP/1.1");
+    while !listens(&host) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let refused = host.tool(["run"]).expect(3).prints("the answer is not HTTP/1.1").prints("`url`");
+    refused.prints("service stop");
+    assert!(listens(&host) && !host.fenced());
+    host.tool(["service", "stop"]).expect(0);
+    probe(&host, "deadline = \"60s\"\nsettle = \"150ms\"");
+    host.tool(["run"]).expect(0);
 }
 
 #[test]

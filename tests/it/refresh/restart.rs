@@ -22,7 +22,15 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again
     );
     let answers_500 = SERVER.replace("200 OK", "500 Internal Server Error");
     assert!(dies_late != SERVER && answers_500 != SERVER);
-    let cases: [(&str, &str, &str, &[&str]); 5] = [
+    let on_another_address = SERVER.replace("127.0.0.1", "127.0.0.2");
+    assert!(on_another_address != SERVER);
+    let cases: [(&str, &str, &str, &[&str]); 6] = [
+        (
+            &on_another_address,
+            "deadline = \"3s\"\nsettle = \"100ms\"",
+            "listens on another address",
+            &["the service listens on 127.0.0.2:"],
+        ),
         (
             "print('no such table', flush=True)\nraise SystemExit(3)",
             GOOD,
@@ -39,7 +47,7 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again
             "import time\nprint('thinking', flush=True)\ntime.sleep(1000)",
             "deadline = \"8s\"\nsettle = \"100ms\"",
             "never answers",
-            &["did not answer well within 8s", "connection refused", "thinking"],
+            &["did not answer well within 8s", "connection refused", "thinking", "listens on no address yet"],
         ),
         (
             &answers_500,
@@ -64,6 +72,12 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again
             assert!(log.contains(text), "{case}: {text:?} is missing in {log}");
             assert!(ran.all().contains(text), "{case}: {text:?} was not shown");
         }
+        let hint = match *case {
+            "listens on another address" => "set `url = \"http://127.0.0.2:",
+            "never answers" => "set `deadline` under [probe]",
+            _ => "next",
+        };
+        assert!(ran.all().contains(hint), "{case}: {}", ran.all());
         assert_eq!(journaled(&host, "failed"), ["restart"], "{case}");
         assert_eq!(host.report()["service"]["state"], "stopped", "{case}");
         down_and_fenced(&host);

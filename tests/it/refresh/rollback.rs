@@ -60,6 +60,29 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
 }
 
 #[test]
+fn a_rollback_leaves_out_hooks_of_the_host_that_its_version_does_not_have_yet() {
+    let host = Host::running();
+    let first = host.head();
+    let hooks = [
+        hook("tables", "migration", &["python", "tables.py"], ""),
+        hook("pages", "index", &["python", "-m", "tools.pages"], "stage = false"),
+        hook("every version", "check", &["python", "-c", "pass"], ""),
+    ];
+    host.configure("", &hooks.concat());
+    host.push(&[("tables.py", "raise SystemExit(3)\n"), ("tools/pages.py", "pass\n")]);
+    host.tool(["run"]).expect(1).prints("the migration hook tables failed");
+    let back = host.tool(["rollback"]).expect(0).prints("1 hook: every version");
+    for left_out in
+        ["tables of the host is left out: tables.py", "pages of the host is left out: the module tools.pages"]
+    {
+        assert!(back.all().contains(left_out), "{left_out:?} is missing in {}", back.all());
+    }
+    assert_eq!(host.head(), first);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    host.tool(["run"]).expect(1).prints("the migration hook tables failed");
+}
+
+#[test]
 fn a_dry_run_of_a_rollback_names_its_effects_and_changes_nothing() {
     let host = Host::running();
     let first = host.head();

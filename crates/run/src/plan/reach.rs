@@ -169,6 +169,18 @@ fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome
     Err(failure)
 }
 
+/// Returns the addresses on which the service listens, in words, and the URL that reaches it, if none of them accepts the
+/// connections of the probe.
+pub(crate) fn other_addresses(
+    listens: &[Address],
+    probe: &ResolvedProbe,
+) -> Option<(String, Option<String>)> {
+    if listens.is_empty() || listens.iter().any(|address| takes(address, probe, true)) {
+        return None;
+    }
+    Some((in_words(listens), suggestion(listens, probe, probe::speaks_tls)))
+}
+
 fn restart_command(on: &Installation) -> String {
     if on.layout.is_real() {
         format!("systemctl restart {}", on.settings.service.unit)

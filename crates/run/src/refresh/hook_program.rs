@@ -1,4 +1,5 @@
-//! The programs of hooks: found before the stop, for all hooks, including those that run only in step 4. Reads only.
+//! The programs and scripts of hooks: found before the stop, for all hooks, including those that run only in step 4.
+//! Reads only.
 //!
 //! The repository controls the names, unless the settings of the host declare the hook. For its names this process
 //! reads only below the directories of programs, the environment and `app/`, and follows no link that the application or
@@ -7,6 +8,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use crate::plan::Target;
 use refresh_environments::RecordedEnvironment;
 use refresh_git::first_line::FirstLine;
 use refresh_git::history::{EntryKind, TreeEntry};
@@ -15,31 +17,119 @@ use refresh_settings::{Hook, Origin};
 use refresh_system::environment::SEARCH_PATH;
 use refresh_system::error::{Failure, Outcome};
 
+use super::account::Account;
+use super::entry;
+
 /// How many scripts of the commit that interpret each other are read: the kernel allows hardly more. Source: execve(2).
 const MOST_SCRIPTS: usize = 4;
 
-/// Refuses a hook whose program is missing or cannot be executed.
+/// The problem of a program or script that the commit does not contain.
+const NOT_IN_COMMIT: &str = "is not in the commit";
+
+/// Why a hook cannot start.
+struct Obstacle {
+    /// The program or the script.
+    name: String,
+    /// Its problem.
+    why: String,
+}
+
+/// Refuses a hook whose program or script is missing or cannot be executed.
 ///
 /// # Errors
 /// A program is missing or not executable, or the mirror cannot be read.
-pub(super) fn check(on: &Installation, release: &Release, environment: &RecordedEnvironment) -> Outcome<()> {
+pub(super) fn check(
+    on: &Installation,
+    account: &Account,
+    release: &Release,
+    environment: &RecordedEnvironment,
+) -> Outcome<()> {
     for (number, hook) in release.settings.hooks.iter().enumerate() {
-        let Some(program) = hook.command.first() else { continue };
-        let mut search = Search { on, release, environment, is_later: number > 0, scripts: Vec::new() };
-        let obstacle = match hook.origin {
-            Origin::Host if !is_of_application(on, Path::new(program)) => of_host(Path::new(program)),
-            _ => search.obstacle(program)?,
+        let Some(Obstacle { name, why }) = obstacle(on, account, release, environment, number)? else {
+            continue;
         };
-        if let Some(why) = obstacle {
-            return Err(cannot_start(hook, program, &why));
+        if is_left_out_for(account, hook, &why) {
+            continue;
         }
+        return Err(Failure::new(format!(
+            "the {} hook {} cannot start: {name:?} {why}",
+            hook.kind, hook.name
+        ))
+        .hint("correct its command in refresh.toml, or add the program"));
     }
     Ok(())
 }
 
-fn cannot_start(hook: &Hook, program: &str, why: &str) -> Failure {
-    Failure::new(format!("the {} hook {} cannot start: {program:?} {why}", hook.kind, hook.name))
-        .hint("correct its command in refresh.toml, or add the program")
+/// Returns why a rollback leaves the hook with this number out; `None` if it runs.
+///
+/// # Errors
+/// The mirror cannot be read.
+pub(super) fn left_out(
+    on: &Installation,
+    account: &Account,
+    release: &Release,
+    environment: &RecordedEnvironment,
+    number: usize,
+) -> Outcome<Option<String>> {
+    let Some(hook) = release.settings.hooks.get(number).filter(|hook| may_be_left_out(account, hook)) else {
+        return Ok(None);
+    };
+    let found = obstacle(on, account, release, environment, number)?;
+    Ok(found.filter(|found| is_left_out_for(account, hook, &found.why)).map(|found| {
+        format!(
+            "the {} hook {} of the host is left out: {} is not in {}",
+            hook.kind,
+            hook.name,
+            found.name,
+            release.commit.short()
+        )
+    }))
+}
+
+/// Returns whether a hook may be left out: the host declares it now, but an earlier commit may be older than its script.
+fn may_be_left_out(account: &Account, hook: &Hook) -> bool {
+    matches!(account.target, Target::Earlier(_)) && hook.origin == Origin::Host
+}
+
+fn is_left_out_for(account: &Account, hook: &Hook, why: &str) -> bool {
+    may_be_left_out(account, hook) && why == NOT_IN_COMMIT
+}
+
+/// Returns why the hook with this number cannot start; `None` if it may start.
+fn obstacle(
+    on: &Installation,
+    account: &Account,
+    release: &Release,
+    environment: &RecordedEnvironment,
+    number: usize,
+) -> Outcome<Option<Obstacle>> {
+    let Some(hook) = release.settings.hooks.get(number) else { return Ok(None) };
+    let Some(program) = hook.command.first() else { return Ok(None) };
+    let is_later = number > 0;
+    let mut search = Search { on, release, environment, is_later, scripts: Vec::new() };
+    let why = match hook.origin {
+        Origin::Host if !is_of_application(on, Path::new(program)) => of_host(Path::new(program)),
+        _ => search.obstacle(program)?,
+    };
+    if let Some(why) = why {
+        return Ok(Some(Obstacle { name: program.clone(), why }));
+    }
+    let Some(script) = entry::missing_script(on, &release.commit, environment, &hook.command)? else {
+        return Ok(None);
+    };
+    // A file of the version in `app/` goes with it; any other one there may be a local one that stays.
+    let goes = account.known.iter().chain(&account.report.commit_before).any(|commit| {
+        let files = on.mirror.files(commit);
+        files.is_ok_and(|files| files.iter().any(|entry| is_or_contains(&script.path, &entry.path)))
+    });
+    let may_be_written = is_later || may_exist(&on.layout.app(), &script.path);
+    let is_missing = goes || (script.is_of_commit && !may_be_written);
+    Ok(is_missing.then(|| Obstacle { name: script.name, why: NOT_IN_COMMIT.to_owned() }))
+}
+
+/// Returns whether a file is at `path`, is below it, or is the module of that name.
+fn is_or_contains(path: &Path, file: &Path) -> bool {
+    file.starts_with(path) || file == path.with_extension("py")
 }
 
 /// Returns whether a path is in a directory of the application, relative to it, or without a directory.
@@ -95,7 +185,7 @@ impl Search<'_> {
             // The path is behind a link of the commit.
             None if files.iter().any(|entry| within.starts_with(&entry.path)) => None,
             None if self.is_later || may_exist(&self.on.layout.app(), &within) => None,
-            None => Some("is not in the commit".to_owned()),
+            None => Some(NOT_IN_COMMIT.to_owned()),
         })
     }
 

@@ -8,7 +8,7 @@ use refresh_system::{checkpoint, clock};
 
 use super::account::Account;
 use super::hook::{HookContext, run_hook};
-use super::{models, rehearsal};
+use super::{hook_program, models, rehearsal};
 
 /// Runs every hook; the first that fails ends the run. Models that staging did not verify are verified before.
 ///
@@ -33,7 +33,13 @@ pub(crate) fn prepare(
     }
     let deployment = account.deployment(&release.commit, &environment.name);
     let since = clock::await_clock_tick()?;
-    for hook in hooks {
+    let mut names = Vec::new();
+    for (number, hook) in hooks.iter().enumerate() {
+        if let Some(warning) = hook_program::left_out(on, account, release, environment, number)? {
+            account.warn(warning);
+            continue;
+        }
+        names.push(hook.name.as_str());
         account.progress(&hook.name);
         checkpoint::reach("prepare:before-hook");
         if account.staged_assets.as_ref().is_some_and(|assets| assets.cover(hook, &release.commit)) {
@@ -45,11 +51,9 @@ pub(crate) fn prepare(
     }
     // The record itself is made when the service runs again.
     account.hook_time = Some(HookTime { since, until: clock::await_clock_tick()? });
-    Ok(match hooks.len() {
-        1 => format!("1 hook: {}{models}", hooks[0].name),
-        count => {
-            let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
-            format!("{count} hooks: {}{models}", names.join(", "))
-        }
+    Ok(match names.len() {
+        0 => format!("no hook of this version{models}"),
+        1 => format!("1 hook: {}{models}", names[0]),
+        count => format!("{count} hooks: {}{models}", names.join(", ")),
     })
 }

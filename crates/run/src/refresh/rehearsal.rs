@@ -36,10 +36,15 @@ pub(crate) fn rehearse(
     release: &Release,
     environment: &RecordedEnvironment,
 ) -> Outcome<usize> {
-    hook_program::check(on, release, environment)?;
+    hook_program::check(on, account, release, environment)?;
     let copy = place_of(on, &account.report.run);
     let import = entry::import_hook(on, release, &copy)?;
-    let declared = release.settings.hooks.iter().filter(|hook| hook.stage);
+    let mut declared = Vec::new();
+    for (number, hook) in release.settings.hooks.iter().enumerate().filter(|(_, hook)| hook.stage) {
+        if hook_program::left_out(on, account, release, environment, number)?.is_none() {
+            declared.push(hook);
+        }
+    }
     let hooks: Vec<&Hook> = import.iter().chain(declared).collect();
     if hooks.is_empty() {
         return Ok(0);

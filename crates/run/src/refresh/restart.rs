@@ -1,7 +1,7 @@
 //! Step 5: file systems synced, service started through the fence, probed until it is healthy and has settled, fence
 //! down (RW-5.5). If that fails, the service is stopped again and stays fenced (RW-7.1).
 
-use crate::plan::Target;
+use crate::plan::{Target, reach};
 use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::status_file;
@@ -11,7 +11,7 @@ use refresh_service::probe::ResolvedProbe;
 use refresh_service::{Admission, fence, health, port};
 use refresh_settings::ImportCheck;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::duration;
+use refresh_system::text::{duration, quoted_path};
 use refresh_system::{checkpoint, clock, disk, interrupt};
 
 use super::account::Account;
@@ -85,7 +85,8 @@ fn start_and_check(on: &Installation, account: &mut Account, probe: &ResolvedPro
         account.warn(warning.clone());
     }
     checkpoint::reach("restart:started");
-    let healthy = health::await_healthy(probe, &on.units, on.service.as_ref(), started.main)?;
+    let healthy = health::await_healthy(probe, &on.units, on.service.as_ref(), started.main)
+        .map_err(|failure| with_settings(on, probe, failure))?;
     health::check_new(on.service.as_ref(), &started, not_before)?;
     let number = on.port()?;
     if probe::addresses(probe).iter().any(|address| address.port() == number) {
@@ -108,6 +109,28 @@ fn start_and_check(on: &Installation, account: &mut Account, probe: &ResolvedPro
         healthy.status,
         duration(clock::millis(settle))
     ))
+}
+
+/// Adds the setting to change to the failure of a service that runs, but does not listen where the probe asks.
+fn with_settings(on: &Installation, probe: &ResolvedProbe, failure: Failure) -> Failure {
+    if !failure.summary().starts_with(health::LATE) {
+        return failure;
+    }
+    let Ok(listens) = on.service.processes().and_then(|processes| port::addresses_of(&processes)) else {
+        return failure;
+    };
+    let file = quoted_path(&on.layout.host_file());
+    if listens.is_empty() {
+        return failure
+            .rooted_in(Failure::new("the service listens on no address yet"))
+            .hint(format!("where its start takes longer, set `deadline` under [probe] in {file}"));
+    }
+    let Some((addresses, url)) = reach::other_addresses(&listens, probe) else { return failure };
+    let failure = failure.rooted_in(Failure::new(format!("the service listens on {addresses}")));
+    match url {
+        Some(url) => failure.hint(format!("set `url = \"{url}\"` under [probe] in {file}")),
+        None => failure,
+    }
 }
 
 /// Checks that every process that listens on the service's port belongs to the new service: a stranger or a left-over

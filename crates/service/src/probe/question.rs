@@ -211,11 +211,17 @@ fn content(probe: &ResolvedProbe, mut answer: impl std::io::Read) -> std::io::Re
 /// The beginning of the problem if there was no answer in time.
 pub(crate) const NO_ANSWER: &str = "no answer within";
 
+/// The beginning of the problem if the answer is of another protocol, for instance HTTP/2.
+pub(super) const NOT_HTTP: &str = "the answer is not HTTP/1.1";
+
 fn describe(error: &ureq::Error, limit: Duration) -> String {
     match error {
         ureq::Error::Timeout(_) => format!("{NO_ANSWER} {limit:.1?}"),
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "connection refused".to_owned()
+        }
+        ureq::Error::Protocol(error) if error.to_string().starts_with("http parse fail") => {
+            format!("{NOT_HTTP} ({})", error.to_string().trim_start_matches("http parse fail: "))
         }
         ureq::Error::Io(error) => tls::in_words(error).unwrap_or_else(|| format!("io: {error}")),
         other => other.to_string(),

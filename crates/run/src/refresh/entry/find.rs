@@ -12,6 +12,9 @@ use refresh_service::ServiceProgram;
 /// Servers that get the application as `module:attribute`.
 const SERVERS: [&str; 5] = ["uvicorn", "gunicorn", "hypercorn", "daphne", "waitress-serve"];
 
+/// Shells that get a script as their first argument.
+const SHELLS: [&str; 3] = ["sh", "bash", "dash"];
+
 /// Options of those servers that name the search directory for modules.
 const SEARCH_OPTIONS: [&str; 3] = ["--app-dir", "--chdir", "--pythonpath"];
 
@@ -86,8 +89,13 @@ impl Tree {
         path.ancestors().any(|part| self.links.contains(part))
     }
 
+    /// Returns whether an entry is below a directory.
+    fn has_below(&self, directory: &Path) -> bool {
+        self.files.iter().any(|file| file.starts_with(directory))
+    }
+
     /// Returns whether an entry is below a directory, or has its name and any ending.
-    fn has_any(&self, stem: &Path) -> bool {
+    pub(super) fn has_any(&self, stem: &Path) -> bool {
         let prefix = format!("{}.", stem.display());
         self.files.iter().any(|file| file.starts_with(stem) || file.to_string_lossy().starts_with(&prefix))
     }
@@ -105,6 +113,17 @@ pub(super) fn entry_of(program: &ServiceProgram) -> Option<Entry> {
     }
     // A script of the application.
     program.path.is_absolute().then(|| Entry::File { path: program.path.clone() })
+}
+
+/// Returns the script or module that an interpreter starts; `None` for any other program.
+pub(super) fn entry_of_interpreter(program: &ServiceProgram) -> Option<Entry> {
+    let (first, rest) = program.words.split_first()?;
+    let name = Path::new(first).file_name()?.to_str()?;
+    if is_python(name) {
+        return python_entry(program, rest);
+    }
+    let script = rest.first().filter(|word| SHELLS.contains(&name) && !word.starts_with('-'))?;
+    Some(Entry::File { path: program.directory.join(script) })
 }
 
 fn is_python(name: &str) -> bool {
@@ -195,6 +214,8 @@ pub(super) fn locate(entry: &Entry, app: &Path, tree: &Tree, is_installed: impl 
             };
             let is_python = path.extension().is_some_and(|end| end == "py");
             match (tree.has(&path), is_python) {
+                // Python also starts a directory with a `__main__.py`.
+                (false, _) if tree.has_below(&path) => Located::Elsewhere,
                 (false, _) => Located::Missing(vec![path]),
                 (true, true) => Located::Source(path),
                 (true, false) => Located::Elsewhere,

@@ -13,12 +13,13 @@ pub use compile::{OPERATION, handle};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use find::{Entry, Located, Tree, entry_of, locate};
+use find::{Entry, Located, Tree, entry_of, entry_of_interpreter, locate};
 
 use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
 use refresh_programs::units::{Role, UnitOptions};
 use refresh_service::ServiceProgram;
+use refresh_settings::names::CommitId;
 use refresh_settings::{Hook, HookKind, ImportCheck, Origin};
 use refresh_system::error::{Context as _, Failure, Outcome};
 
@@ -96,6 +97,55 @@ pub(crate) fn import_hook(on: &Installation, release: &Release, tree: &Path) -> 
         stage: true,
         origin: Origin::Host,
     }))
+}
+
+/// A script or module of the application that a hook starts, and that a commit does not contain.
+pub(super) struct MissingScript {
+    /// The name in the command of the hook.
+    pub name: String,
+    /// The entry of the tree that would be it, or contain it.
+    pub path: PathBuf,
+    /// Whether the commit has the package of the module: a module without one may be a part of Python.
+    pub is_of_commit: bool,
+}
+
+/// Returns the script or module that the interpreter in the command of a hook starts, if the commit does not contain it.
+///
+/// # Errors
+/// The mirror cannot be read.
+pub(super) fn missing_script(
+    on: &Installation,
+    commit: &CommitId,
+    environment: &RecordedEnvironment,
+    command: &[String],
+) -> Outcome<Option<MissingScript>> {
+    let program = ServiceProgram {
+        path: command.first().map(PathBuf::from).unwrap_or_default(),
+        words: command.to_vec(),
+        directory: on.layout.app(),
+        python_path: Vec::new(),
+        change: String::new(),
+    };
+    let Some(entry) = entry_of_interpreter(&program) else { return Ok(None) };
+    let entries = on.mirror.files(commit)?;
+    let tree = Tree::of(&entries);
+    let Located::Missing(searched) =
+        locate(&entry, &on.layout.app(), &tree, |name| is_installed(&environment.path, name))
+    else {
+        return Ok(None);
+    };
+    Ok(match entry {
+        Entry::File { .. } => searched.into_iter().next().map(|path| MissingScript {
+            name: path.display().to_string(),
+            path,
+            is_of_commit: true,
+        }),
+        Entry::Module { name, .. } => {
+            let path = PathBuf::from(name.split('.').next().unwrap_or_default());
+            let is_of_commit = tree.has_any(&path);
+            Some(MissingScript { name: format!("the module {name}"), path, is_of_commit })
+        }
+    })
 }
 
 fn missing(program: &ServiceProgram, entry: &Entry, searched: &[PathBuf]) -> Failure {
