@@ -94,6 +94,39 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
 }
 
 #[test]
+fn packages_that_only_another_tool_reads_are_refused_until_the_host_wants_none() {
+    let index = Index::new(&releases());
+    let host = host_with(&index.url());
+    let before = state(&host);
+    let poetry = "[tool.poetry]\nname = \"a\"\n[tool.poetry.dependencies]\nsix = \"*\"\n";
+    let cases = [
+        ("Pipfile", "[packages]\nsix = \"*\"\n", "requirements.txt, pylock.toml"),
+        ("requirements/base.txt", "six\n", "-r requirements/base.txt"),
+        ("pyproject.toml", poetry, "[project] of pyproject.toml"),
+        ("setup.py", "from setuptools import setup\nsetup(install_requires=['six'])\n", "requirements.txt"),
+    ];
+    for (file, text, hint) in cases {
+        host.push(&[("requirements.txt", ""), (file, text)]);
+        for command in ["run", "plan", "lock"] {
+            let refused = host.tool([command]).expect(3).prints(&format!("{file} is not read")).prints(hint);
+            refused.prints("definitions = []");
+        }
+        assert_eq!(state(&host), before, "{file}");
+        host.push(&[(file, "")]);
+    }
+    // Without packages, or with an empty list of them, the environment is empty on purpose.
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0).prints("the environment will be empty");
+    host.push(&[("Pipfile", "[packages]\n"), ("requirements.txt", "# none\n"), ("version.txt", "three\n")]);
+    host.tool(["run"]).expect(0);
+    host.push(&[("requirements.txt", ""), ("version.txt", "four\n")]);
+    host.tool(["run"]).expect(3);
+    host.configure_python(&format!("index_url = \"{}\"\ndefinitions = []", index.url()));
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("four"));
+}
+
+#[test]
 fn the_reasons_of_uv_are_reported_by_kind_and_its_full_output_is_in_the_log() {
     let index = Index::new(&releases());
     let host = host_with(&index.url());

@@ -54,7 +54,7 @@ pub struct LocatedRequirement {
 
 impl Definitions {
     /// Returns whether the definition requires nothing.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.own_lock.is_none() && self.also.is_empty() && self.files.values().all(Vec::is_empty)
     }
 

@@ -27,6 +27,8 @@ const REDIRECTIONS: [&str; 9] = [
     "--trusted-host",
     "--index",
 ];
+/// The index that pip and uv use by default.
+const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 /// The algorithms of hashes that can verify a file.
 const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
 /// Endings by which pip treats a bare word as a file.
@@ -84,12 +86,20 @@ pub(crate) fn parse(bytes: &[u8], shown: &str) -> Outcome<Vec<Line>> {
     })?;
     logical_lines(&text)
         .into_iter()
+        .filter(|(_, text)| !names_default_index(text))
         .map(|(number, text)| {
             let meaning =
                 meaning(&text).map_err(|why| Failure::new(format!("{shown}, line {number}: {why}")))?;
             Ok(Line { number, text, meaning })
         })
         .collect()
+}
+
+/// Returns whether a line names the default index. Many tools write this line; it changes nothing, because that index, or
+/// the one that the host has set in its place, is used without it.
+fn names_default_index(text: &str) -> bool {
+    let url = option_value(text, "-i", "--index-url").unwrap_or_default();
+    url.trim_start_matches('=').trim_end_matches('/') == DEFAULT_INDEX
 }
 
 /// Writes the lines with their original numbers. The installer reads exactly the checked lines, and its messages name
@@ -346,6 +356,25 @@ mod tests {
             .collect();
         assert_eq!(texts(&wide), plain);
         assert!(parse(b"\xff\xff", "f").is_err());
+    }
+
+    #[test]
+    fn a_line_that_names_the_default_index_changes_nothing() {
+        let plain = texts(b"six==1.17.0\n");
+        for line in [
+            "-i https://pypi.org/simple",
+            "--index-url=https://pypi.org/simple/",
+            "-ihttps://pypi.org/simple",
+        ] {
+            assert_eq!(texts(format!("{line}\nsix==1.17.0\n").as_bytes()), plain, "{line}");
+        }
+        for line in [
+            "-i https://pypi.org/simple --pre",
+            "-i https://pypi.org.example/simple",
+            "--extra-index-url https://pypi.org/simple",
+        ] {
+            assert!(parse(line.as_bytes(), "f").is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod read_release;
 mod release;
+mod unread_definitions;
 
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;

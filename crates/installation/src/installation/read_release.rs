@@ -19,7 +19,7 @@ use refresh_settings::{Python, Remote, layers};
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-use super::{Installation, Release};
+use super::{Installation, Release, unread_definitions};
 
 /// The operation that reads a commit.
 pub const OPERATION: &str = "read-release";
@@ -94,8 +94,9 @@ impl Release {
     /// Returns the environment that the commit wants. uv, lock and packages of a bundle are in place then.
     ///
     /// # Errors
-    /// No interpreter can be used, or the bundle cannot be used.
+    /// The commit names its packages only in files that are not read; no interpreter can be used; or the bundle cannot be used.
     pub fn wanted(&self, on: &Installation) -> Outcome<EnvironmentSpec> {
+        unread_definitions::check(on, self)?;
         let interpreter = on.interpreter()?;
         // Without files, git would answer for the entire tree.
         let cutoff = if self.definitions.files().next().is_none() {
