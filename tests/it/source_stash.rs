@@ -335,6 +335,7 @@ fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_r
         "modified src/util.py",
         "git state .git/info/attributes",
         "git state .git/hooks/post-checkout",
+        "git state .git/config",
     ];
     assert_eq!(listed(&kept[0].changes), expected);
     let on = installation(&world);

@@ -1,5 +1,5 @@
 //! Reads the repository in a tree that a refresh has replaced, or will replace: local branches, tags and stashes whose
-//! commits the mirror does not have, staged changes, hooks, operations in progress.
+//! commits the mirror does not have, staged changes, hooks, settings, operations in progress.
 //!
 //! Its content belongs to the service user and may be designed to block git (a pipe or a huge file as a ref). So it is
 //! examined first, and each git command has a short deadline. If git gives no answer, the entire tree is kept.
@@ -65,6 +65,40 @@ const OPERATION_FILES: [&str; 20] = [
     "info/grafts",
 ];
 
+/// The sections of the configuration that git and its servers write, also for a new clone.
+const SECTIONS_OF_GIT: [&str; 12] = [
+    "branch.",
+    "extensions.",
+    "feature.",
+    "fetch.",
+    "gc.",
+    "index.",
+    "lfs.",
+    "maintenance.",
+    "pack.",
+    "receive.",
+    "remote.origin.",
+    "submodule.",
+];
+
+/// The keys of the section `core` that git writes, or that only change its speed.
+const CORE_OF_GIT: [&str; 14] = [
+    "bare",
+    "filemode",
+    "fsmonitor",
+    "ignorecase",
+    "logallrefupdates",
+    "precomposeunicode",
+    "repositoryformatversion",
+    "sharedrepository",
+    "sparsecheckout",
+    "sparsecheckoutcone",
+    "splitindex",
+    "symlinks",
+    "trustctime",
+    "untrackedcache",
+];
+
 /// The content of a repository that the mirror lacks.
 #[derive(Debug, Default)]
 pub(super) struct OwnRepository {
@@ -72,7 +106,7 @@ pub(super) struct OwnRepository {
     pub(super) head: Option<CommitId>,
     /// The local names.
     pub(super) tips: Vec<LocalName>,
-    /// Staged changes, hooks, operations in progress.
+    /// Staged changes, hooks, settings, operations in progress.
     pub(super) items: Vec<LocalChange>,
     /// Why it cannot be read; `None` if it was.
     pub(super) unknown: Option<String>,
@@ -131,8 +165,32 @@ fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Resu
         items.extend(records(&staged.stdout).map(|path| item(path_of(path), ChangeKind::Staged)));
     }
     items.extend(state(&git_dir).into_iter().map(|path| item(path, ChangeKind::GitState)));
+    if has_settings(git, &own, &git_dir)? {
+        items.push(item(Path::new(".git/config").to_path_buf(), ChangeKind::GitState));
+    }
     let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
     Ok(OwnRepository { head, tips, items, unknown: None })
+}
+
+/// Returns whether a person has added settings: a remote, an alias, a name. A new repository does not have them.
+fn has_settings(git: &Git, own: &Repository, git_dir: &Path) -> Result<bool, Unread> {
+    let config = git_dir.join("config");
+    if config.symlink_metadata().is_err() {
+        return Ok(false);
+    }
+    let list = ["--no-includes", "--list", "--name-only", "-z"];
+    let listed = ask(git, git.at(own).args(["config", "--file"]).arg(config).args(list))?;
+    let keys: Vec<String> =
+        records(&listed.stdout).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+    Ok(keys.iter().any(|key| !is_of_git(key)))
+}
+
+/// Returns whether git itself writes a key of the configuration.
+fn is_of_git(key: &str) -> bool {
+    match key.strip_prefix("core.") {
+        Some(key) => CORE_OF_GIT.contains(&key),
+        None => SECTIONS_OF_GIT.iter().any(|section| key.starts_with(section)),
+    }
 }
 
 fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {

@@ -124,6 +124,33 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
 }
 
 #[test]
+fn settings_of_people_in_the_repository_are_kept_with_the_tree_and_those_of_git_are_none() {
+    let host = Host::running();
+    let app = host.layout.app();
+    let mut number = 0;
+    let mut refresh = |key: &str, value: &str| {
+        git(&app, ["config", key, value]);
+        number += 1;
+        host.push(&[("version.txt", &format!("{number}\n"))]);
+        host.tool(["run"]).expect(0)
+    };
+    for (key, value) in [("gc.auto", "0"), ("core.fsmonitor", "false"), ("branch.main.rebase", "true")] {
+        refresh(key, value);
+        kept_nothing(&host);
+    }
+    for (key, value) in [
+        ("remote.fork.url", "https://example.org/fork.git"),
+        ("user.email", "a@example.org"),
+        ("core.hooksPath", "/srv/hooks"),
+    ] {
+        refresh(key, value).prints("1 local change: .git/config");
+        assert_eq!(git(&stashed(&host), ["config", key]), value);
+        refresh("gc.auto", "0");
+        kept_nothing(&host);
+    }
+}
+
+#[test]
 fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     let host = Host::new();
     host.push(&[("old.pyc", "of the repository\n"), ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n")]);
