@@ -164,7 +164,7 @@ fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     for step in host::steps(host) {
         match (step.check)(host)? {
             Need::Fits(sentence) => print_line(&match sentence.strip_prefix("left ") {
-                Some(unchanged) => format!("would leave {unchanged}"),
+                Some(unchanged) => format!("leaves {unchanged}"),
                 None => sentence,
             }),
             Need::Needed(what) => {

@@ -52,7 +52,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Succe
     Ok(Success::Done)
 }
 
-/// Starts the service and waits until it is healthy. A service that fails its health check stays unchanged, and the
+/// Starts the service and waits until it is healthy. One that ran already is left alone. A service that fails its health check stays unchanged, and the
 /// command ends with exit code 5.
 fn start(on: &Installation) -> Result<Success, Error> {
     let started = on.service.start(Admission::Ordinary).map_err(|failure| {
@@ -67,6 +67,9 @@ fn start(on: &Installation) -> Result<Success, Error> {
     warn(&others::start_noted(on));
     let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
     print_line(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
+    if started.how != StartedHow::Fresh {
+        return Ok(Success::Done);
+    }
     let probe = service_restart::health_check(on);
     let healthy = probe.and_then(|probe| Ok((service_restart::check(on, &probe, &started)?, probe)));
     service_restart::report(on, "service start", healthy, |(healthy, probe)| {

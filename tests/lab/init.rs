@@ -240,12 +240,12 @@ fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
 
     // Without a setting, the URL of a clone does not count.
     machine.refresh("init").expect(2).prints("init --repo https://example.org/old.git");
-    for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
+    for (command, leaves) in [(format!("{INIT} --dry-run"), "leaves"), (INIT.to_owned(), "left")] {
         machine
             .refresh(&command)
             .expect(0)
-            .prints("left /opt/ladylinux/venv as it is; the first run adopts it")
-            .prints("left /etc/systemd/system/ladylinux-api.service as it is")
+            .prints(&format!("{leaves} /opt/ladylinux/venv as it is; the first run adopts it"))
+            .prints(&format!("{leaves} /etc/systemd/system/ladylinux-api.service as it is"))
             .prints("not changed by init")
             .prints("the user of the application, run /opt/ladylinux/app/scripts/refresh_vm.sh as root")
             .prints("do    grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
