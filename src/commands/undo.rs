@@ -9,6 +9,7 @@ use refresh_settings::layout::Layout;
 use refresh_system::error::Failure;
 use refresh_system::hint::Hint;
 use refresh_system::interrupt;
+use refresh_system::screen;
 use refresh_system::screen::print_line;
 use refresh_system::text::{harmless_line, quoted_path};
 
@@ -41,7 +42,9 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Success, Error> {
         }
         interrupt::check().map_err(refused)?;
         step.apply().map_err(refused)?;
-        print_line(&format!("done: {line}"));
+        if !screen::is_quiet() {
+            print_line(&format!("done: {line}"));
+        }
     }
     if let Some(file) = stays {
         print_line(&format!("{} stays: it is not as `init` wrote it", harmless_line(&quoted_path(&file))));

@@ -96,7 +96,7 @@ fn before_init_the_doctor_names_missing_parts_and_after_init_it_finds_nothing() 
         .refresh("doctor")
         .expect(5)
         .prints("no installation found")
-        .prints("try      ladylinux-refresh init --repo URL");
+        .prints("try          ladylinux-refresh init --repo URL");
     machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);

@@ -31,7 +31,7 @@ fn halted(host: &Host, printed: Ran, code: i32, phase: &str) {
     // `status` reports the same.
     let next = report["error"]["next"].as_str().unwrap();
     host.tool(["status"]).prints(&format!("\n  next         {next}\n"));
-    host.tool(["doctor"]).prints(&format!("\n  try      {next}\n"));
+    host.tool(["doctor"]).prints(&format!("\n  try          {next}\n"));
     let refused = host.tool(["service", "start"]).expect(3);
     assert!(refused.all().contains("fenced"), "{}", refused.all());
     assert_eq!(left_over(host), Vec::<String>::new());
