@@ -1,5 +1,6 @@
 //! Reads the repository in a tree that a refresh has replaced, or will replace: local branches, tags and stashes whose
-//! commits the mirror does not have, staged changes, hooks, settings, operations in progress.
+//! commits the mirror does not have, commits that only the log of HEAD names, staged changes, hooks, settings,
+//! operations in progress.
 //!
 //! Its content belongs to the service user and may be designed to block git (a pipe or a huge file as a ref). So it is
 //! examined first, and each git command has a short deadline. If git gives no answer, the entire tree is kept.
@@ -29,6 +30,9 @@ const NAMES: usize = 100_000;
 
 /// The largest size of a file with one ref, in bytes.
 pub(super) const REF: u64 = 4 << 10;
+
+/// The number of bytes that are read of a log.
+const LOG: u64 = 64 << 20;
 
 /// The files that git reads completely, with the largest size of each in bytes.
 const FILES: [(&str, u64); 7] = [
@@ -168,6 +172,9 @@ fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Resu
     if has_settings(git, &own, &git_dir)? {
         items.push(item(Path::new(".git/config").to_path_buf(), ChangeKind::GitState));
     }
+    if has_unnamed_commits(git, mirror, &git_dir, &tips, known)? {
+        items.push(item(Path::new(".git/logs/HEAD").to_path_buf(), ChangeKind::GitState));
+    }
     let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
     Ok(OwnRepository { head, tips, items, unknown: None })
 }
@@ -183,6 +190,21 @@ fn has_settings(git: &Git, own: &Repository, git_dir: &Path) -> Result<bool, Unr
     let keys: Vec<String> =
         records(&listed.stdout).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
     Ok(keys.iter().any(|key| !is_of_git(key)))
+}
+
+/// Returns whether only the log of HEAD names a local commit: one that a person has reset, amended or rebased.
+fn has_unnamed_commits(
+    git: &Git,
+    mirror: &Path,
+    git_dir: &Path,
+    tips: &[LocalName],
+    known: &[CommitId],
+) -> Result<bool, Unread> {
+    let reachable: Vec<CommitId> = known.iter().chain(tips.iter().map(|tip| &tip.commit)).cloned().collect();
+    let mut logged = read_log(git_dir, "HEAD");
+    logged.retain(|commit| !reachable.contains(commit));
+    let names = logged.into_iter().map(|commit| LocalName { name: String::new(), commit }).collect();
+    Ok(!local_names(git, mirror, git_dir, names, &reachable)?.is_empty())
 }
 
 /// Returns whether git itself writes a key of the configuration.
@@ -301,8 +323,9 @@ fn is_plain(name: &str) -> bool {
 /// Replaces `refs/stash`, which is only the newest stash, by all stashes of its log.
 fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
     let newest = names.iter().position(|name| name.name == "stash").map(|at| names.remove(at));
-    let log = read_small(&git_dir.join("logs/refs/stash"), 64 << 20).unwrap_or_default();
-    let stashes = parse_stash_log(&log);
+    let commits = read_log(git_dir, "refs/stash").into_iter().rev().enumerate();
+    let stashes: Vec<LocalName> =
+        commits.map(|(index, commit)| LocalName { name: format!("stash/{index}"), commit }).collect();
     if stashes.is_empty() {
         names.extend(newest.map(|tip| LocalName { name: "stash/0".to_owned(), ..tip }));
     }
@@ -383,13 +406,15 @@ fn parse_names(text: &str) -> Vec<LocalName> {
     text.lines().filter_map(name).collect()
 }
 
-/// Reads the log of the stash: the second word of each line is the stashed commit; the newest comes last.
-fn parse_stash_log(bytes: &[u8]) -> Vec<LocalName> {
+/// Returns the commits in the log of a name, the newest last.
+fn read_log(git_dir: &Path, name: &str) -> Vec<CommitId> {
+    parse_log(&read_small(&git_dir.join("logs").join(name), LOG).unwrap_or_default())
+}
+
+/// Reads the log of a name: the second word of each line is the commit.
+fn parse_log(bytes: &[u8]) -> Vec<CommitId> {
     let text = String::from_utf8_lossy(bytes);
-    let commits: Vec<CommitId> =
-        text.lines().filter_map(|line| CommitId::parse(line.split(' ').nth(1)?).ok()).collect();
-    let named = commits.into_iter().rev().enumerate();
-    named.map(|(index, commit)| LocalName { name: format!("stash/{index}"), commit }).collect()
+    text.lines().filter_map(|line| CommitId::parse(line.split(' ').nth(1)?).ok()).collect()
 }
 
 #[cfg(test)]
@@ -419,12 +444,10 @@ mod tests {
     }
 
     #[test]
-    fn every_stash_is_found_the_newest_first() {
+    fn the_commits_of_a_log_are_found_the_newest_last() {
         let (zero, one, two) = ("0".repeat(40), "1".repeat(40), "2".repeat(40));
         let log = format!("{zero} {one} A <a@b> 1 +0000\tfirst\n{one} {two} A <a@b> 2 +0000\tsecond\n");
-        let names = parse_stash_log(log.as_bytes());
-        assert_eq!(names[0].name, "stash/0");
-        assert_eq!(names[0].commit.as_str(), two);
-        assert_eq!(names[1].commit.as_str(), one);
+        let commits = parse_log(log.as_bytes());
+        assert_eq!(commits.iter().map(CommitId::as_str).collect::<Vec<_>>(), [one, two]);
     }
 }

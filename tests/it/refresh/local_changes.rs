@@ -151,6 +151,24 @@ fn settings_of_people_in_the_repository_are_kept_with_the_tree_and_those_of_git_
 }
 
 #[test]
+fn commits_that_only_the_log_of_head_names_are_kept_with_the_tree() {
+    let host = Host::running();
+    let app = host.layout.app();
+    host.write("draft.txt", "mine\n");
+    git(&app, ["add", "draft.txt"]);
+    git(&app, ["commit", "--quiet", "--message", "A draft"]);
+    let draft = git(&app, ["rev-parse", "HEAD"]);
+    git(&app, ["reset", "--quiet", "--hard", "HEAD~1"]);
+    host.push(&[("version.txt", "2\n")]);
+    host.tool(["run"]).expect(0).prints("1 local change: .git/logs/HEAD");
+    assert_eq!(git(&stashed(&host), ["show", &format!("{draft}:draft.txt")]), "mine");
+
+    host.push(&[("version.txt", "3\n")]);
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+}
+
+#[test]
 fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     let host = Host::new();
     host.push(&[("old.pyc", "of the repository\n"), ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n")]);
