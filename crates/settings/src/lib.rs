@@ -1,7 +1,7 @@
 //! Usable configuration: defaults ← application's file ← host's file ← environment ← flags.
 //!
-//! The types in this module contain checked values only; [`layers`] has the raw text. [`Settings::origin`] returns the
-//! origin of each value.
+//! The types in this module contain checked values only; [`layers`] has the raw text. [`Settings::origins`] are
+//! those of values.
 
 mod effective;
 pub mod faults;

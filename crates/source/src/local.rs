@@ -38,6 +38,13 @@ impl LocalChanges {
         self.not_comparable.is_none() && self.count() == 0
     }
 
+    /// Returns `true` if nothing is a reason for a refresh. Hooks, settings and operations in the tree's own repository
+    /// are none, although a refresh keeps them.
+    pub fn is_no_reason(&self) -> bool {
+        let is_of_tree = |change: &LocalChange| change.kind != ChangeKind::GitState;
+        self.not_comparable.is_none() && self.tips.is_empty() && !self.changes().any(is_of_tree)
+    }
+
     /// Returns the number of changes and local names, without preserved paths.
     pub fn count(&self) -> usize {
         self.changes().count() + self.tips.len()

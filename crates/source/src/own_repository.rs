@@ -201,8 +201,10 @@ fn has_unnamed_commits(
     known: &[CommitId],
 ) -> Result<bool, Unread> {
     let reachable: Vec<CommitId> = known.iter().chain(tips.iter().map(|tip| &tip.commit)).cloned().collect();
-    let mut logged = read_log(git_dir, "HEAD");
-    logged.retain(|commit| !reachable.contains(commit));
+    let mut logged: BTreeSet<CommitId> = read_log(git_dir, "HEAD").into_iter().collect();
+    for commit in &reachable {
+        logged.remove(commit);
+    }
     let names = logged.into_iter().map(|commit| LocalName { name: String::new(), commit }).collect();
     Ok(!local_names(git, mirror, git_dir, names, &reachable)?.is_empty())
 }

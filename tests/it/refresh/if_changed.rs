@@ -81,4 +81,11 @@ fn preserved_or_stashed_files_are_no_reason_for_another_refresh() {
     host.tool(["plan", "--exit-code"]).expect(5);
     host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
+    // Settings, and a commit that was reset, are kept by the next refresh, and no reason for one.
+    git(&app, ["config", "user.email", "a@example.org"]);
+    git(&app, ["commit", "--quiet", "--allow-empty", "--message", "Reset"]);
+    git(&app, ["reset", "--quiet", "--hard", "HEAD~1"]);
+    host.tool(["plan", "--exit-code"]).expect(0);
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
+    host.tool(["run"]).expect(0).prints("2 local changes: .git/config, .git/logs/HEAD");
 }

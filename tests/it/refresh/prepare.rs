@@ -218,6 +218,12 @@ fn rw_5_4_a_hook_whose_script_is_not_in_the_commit_leaves_the_service_as_it_is()
     fs::write(host.layout.app().join(".git/info/exclude"), "mine.py\n").unwrap();
     with(&[], [&["python", "mine.py"], &["python", "-m", "compileall", "-q", "update.py"]]);
     host.tool(["run"]).expect(0);
+    // Python prefers an installed package to a directory of that name.
+    with(
+        &[("requirements.txt", "iniconfig==2.0.0\n"), ("iniconfig/notes.txt", "mine\n")],
+        [&["python", "-m", "iniconfig.exceptions"], &["true"]],
+    );
+    host.tool(["run"]).expect(0);
     let refused: [([&[&str]; 2], &str); 4] = [
         ([&["python", "gone.py"], &["true"]], "\"gone.py\" is not in the commit"),
         ([&["sh", "tools/gone.sh"], &["true"]], "\"tools/gone.sh\" is not in the commit"),

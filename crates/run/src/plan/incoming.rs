@@ -109,7 +109,7 @@ impl Incoming {
             && on_branch
             && observed.tree.commit.as_ref() == Some(&self.commit)
             && pair.is_some_and(|pair| pair.commit == self.commit && pair.branch == *target.branch())
-            && observed.drift.as_ref().is_some_and(LocalChanges::is_none)
+            && observed.drift.as_ref().is_some_and(LocalChanges::is_no_reason)
             && self.made == BuildOutcome::Reused
             && observed.live() == self.ready
             && observed.contamination.is_none()

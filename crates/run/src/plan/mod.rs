@@ -83,7 +83,7 @@ pub fn build(target: &Target, observed: &Observed, incoming: &Incoming) -> Plan 
     let hooks: Vec<String> = incoming.hooks.iter().map(hook_in_words).collect();
     let commit_now = observed.tree.commit.clone();
     let changed = commit_now.as_ref() != Some(&incoming.commit)
-        || !drift.is_none()
+        || !drift.is_no_reason()
         || build
         || now != incoming.ready
         || observed.contamination.is_some()

@@ -1,5 +1,6 @@
 //! The account of a run: its journal, and its report, which is filled during the run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct Account {
     pub(crate) hook_time: Option<HookTime>,
     /// The service at preflight, if it ran.
     pub(crate) running: Option<Running>,
+    /// The hooks that a rollback leaves out, by number, with the reason; `None` before they are checked.
+    pub(crate) left_out: Option<BTreeMap<usize, String>>,
     /// The products of staged hooks for step 4.
     pub(crate) staged_assets: Option<StagedAssets>,
     /// The units without a relation to the service, in their state before the stop.
@@ -71,6 +74,7 @@ impl Account {
             known,
             hook_time: None,
             running: None,
+            left_out: None,
             staged_assets: None,
             untied: Vec::new(),
             triggers: Vec::new(),

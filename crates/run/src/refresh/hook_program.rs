@@ -5,6 +5,7 @@
 //! reads only below the directories of programs, the environment and `app/`, and follows no link that the application or
 //! the repository can make there: another path may be a network mount that hangs.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -34,33 +35,38 @@ struct Obstacle {
     why: String,
 }
 
-/// Refuses a hook whose program or script is missing or cannot be executed.
+/// Refuses a hook whose program or script is missing or cannot be executed. Records which hooks a rollback leaves out.
 ///
 /// # Errors
 /// A program is missing or not executable, or the mirror cannot be read.
 pub(super) fn check(
     on: &Installation,
-    account: &Account,
+    account: &mut Account,
     release: &Release,
     environment: &RecordedEnvironment,
 ) -> Outcome<()> {
+    let mut left_out = BTreeMap::new();
     for (number, hook) in release.settings.hooks.iter().enumerate() {
-        let Some(Obstacle { name, why }) = obstacle(on, account, release, environment, number)? else {
+        let Some(found) = obstacle(on, account, release, environment, number)? else {
             continue;
         };
-        if is_left_out_for(account, hook, &why) {
+        if let Some(why) = left_out_for(account, release, hook, &found) {
+            left_out.insert(number, why);
             continue;
         }
+        let Obstacle { name, why } = found;
         return Err(Failure::new(format!(
             "the {} hook {} cannot start: {name:?} {why}",
             hook.kind, hook.name
         ))
         .hint("correct its command in refresh.toml, or add the program"));
     }
+    account.left_out = Some(left_out);
     Ok(())
 }
 
-/// Returns why a rollback leaves the hook with this number out; `None` if it runs.
+/// Returns the hooks that a rollback leaves out, by number, with the reason. A staged run has decided it before the
+/// stop.
 ///
 /// # Errors
 /// The mirror cannot be read.
@@ -69,21 +75,20 @@ pub(super) fn left_out(
     account: &Account,
     release: &Release,
     environment: &RecordedEnvironment,
-    number: usize,
-) -> Outcome<Option<String>> {
-    let Some(hook) = release.settings.hooks.get(number).filter(|hook| may_be_left_out(account, hook)) else {
-        return Ok(None);
-    };
-    let found = obstacle(on, account, release, environment, number)?;
-    Ok(found.filter(|found| is_left_out_for(account, hook, &found.why)).map(|found| {
-        format!(
-            "the {} hook {} of the host is left out: {} is not in {}",
-            hook.kind,
-            hook.name,
-            found.name,
-            release.commit.short()
-        )
-    }))
+) -> Outcome<BTreeMap<usize, String>> {
+    if let Some(decided) = &account.left_out {
+        return Ok(decided.clone());
+    }
+    let mut left_out = BTreeMap::new();
+    for (number, hook) in release.settings.hooks.iter().enumerate() {
+        if may_be_left_out(account, hook)
+            && let Some(found) = obstacle(on, account, release, environment, number)?
+            && let Some(why) = left_out_for(account, release, hook, &found)
+        {
+            left_out.insert(number, why);
+        }
+    }
+    Ok(left_out)
 }
 
 /// Returns whether a hook may be left out: the host declares it now, but an earlier commit may be older than its script.
@@ -91,8 +96,18 @@ fn may_be_left_out(account: &Account, hook: &Hook) -> bool {
     matches!(account.target, Target::Earlier(_)) && hook.origin == Origin::Host
 }
 
-fn is_left_out_for(account: &Account, hook: &Hook, why: &str) -> bool {
-    may_be_left_out(account, hook) && why == NOT_IN_COMMIT
+/// Returns the reason for which a hook is left out; `None` if its obstacle is none of a rollback.
+fn left_out_for(account: &Account, release: &Release, hook: &Hook, found: &Obstacle) -> Option<String> {
+    let is_left_out = may_be_left_out(account, hook) && found.why == NOT_IN_COMMIT;
+    is_left_out.then(|| {
+        format!(
+            "the {} hook {} of the host is left out: {} is not in {}",
+            hook.kind,
+            hook.name,
+            found.name,
+            release.commit.short()
+        )
+    })
 }
 
 /// Returns why the hook with this number cannot start; `None` if it may start.
@@ -117,11 +132,13 @@ fn obstacle(
     let Some(script) = entry::missing_script(on, &release.commit, environment, &hook.command)? else {
         return Ok(None);
     };
-    // A file of the version in `app/` goes with it; any other one there may be a local one that stays.
-    let goes = account.known.iter().chain(&account.report.commit_before).any(|commit| {
-        let files = on.mirror.files(commit);
-        files.is_ok_and(|files| files.iter().any(|entry| is_or_contains(&script.path, &entry.path)))
-    });
+    // A file of the version in `app/` goes with it, unless the host preserves it; any other one there may be a local
+    // one that stays.
+    let goes = on.settings.preserve.is_empty()
+        && account.known.iter().chain(&account.report.commit_before).any(|commit| {
+            let files = on.mirror.files(commit);
+            files.is_ok_and(|files| files.iter().any(|entry| is_or_contains(&script.path, &entry.path)))
+        });
     let may_be_written = is_later || may_exist(&on.layout.app(), &script.path);
     let is_missing = goes || (script.is_of_commit && !may_be_written);
     Ok(is_missing.then(|| Obstacle { name: script.name, why: NOT_IN_COMMIT.to_owned() }))

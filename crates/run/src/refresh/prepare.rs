@@ -34,8 +34,9 @@ pub(crate) fn prepare(
     let deployment = account.deployment(&release.commit, &environment.name);
     let since = clock::await_clock_tick()?;
     let mut names = Vec::new();
+    let mut left_out = hook_program::left_out(on, account, release, environment)?;
     for (number, hook) in hooks.iter().enumerate() {
-        if let Some(warning) = hook_program::left_out(on, account, release, environment, number)? {
+        if let Some(warning) = left_out.remove(&number) {
             account.warn(warning);
             continue;
         }

@@ -39,13 +39,10 @@ pub(crate) fn rehearse(
     hook_program::check(on, account, release, environment)?;
     let copy = place_of(on, &account.report.run);
     let import = entry::import_hook(on, release, &copy)?;
-    let mut declared = Vec::new();
-    for (number, hook) in release.settings.hooks.iter().enumerate().filter(|(_, hook)| hook.stage) {
-        if hook_program::left_out(on, account, release, environment, number)?.is_none() {
-            declared.push(hook);
-        }
-    }
-    let hooks: Vec<&Hook> = import.iter().chain(declared).collect();
+    let left_out = hook_program::left_out(on, account, release, environment)?;
+    let all = release.settings.hooks.iter().enumerate();
+    let declared = all.filter(|(number, hook)| hook.stage && !left_out.contains_key(number));
+    let hooks: Vec<&Hook> = import.iter().chain(declared.map(|(_, hook)| hook)).collect();
     if hooks.is_empty() {
         return Ok(0);
     }

@@ -191,7 +191,10 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     if let [.., before, last] = stashes.as_slice()
         && last.run == account.report.run
     {
-        let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
+        // `preserve` has no power over the tree's own repository.
+        let is_of_git = |path: &String| path.starts_with(".git/");
+        let again: Vec<String> =
+            paths(last).intersection(&paths(before)).filter(|path| !is_of_git(path)).cloned().collect();
         if !again.is_empty() {
             lines.push(format!(
                 "two runs in a row have moved {} into the stash; to leave such paths in app/, add to {}: preserve = {again:?}",

@@ -94,6 +94,11 @@ impl Tree {
         self.files.iter().any(|file| file.starts_with(directory))
     }
 
+    /// Returns whether a module or a package with a file is at `stem`.
+    pub(super) fn has_module(&self, stem: &Path) -> bool {
+        self.has(&stem.with_extension("py")) || self.has(&stem.join("__init__.py"))
+    }
+
     /// Returns whether an entry is below a directory, or has its name and any ending.
     pub(super) fn has_any(&self, stem: &Path) -> bool {
         let prefix = format!("{}.", stem.display());

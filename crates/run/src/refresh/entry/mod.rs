@@ -141,7 +141,12 @@ pub(super) fn missing_script(
             is_of_commit: true,
         }),
         Entry::Module { name, .. } => {
-            let path = PathBuf::from(name.split('.').next().unwrap_or_default());
+            let first = name.split('.').next().unwrap_or_default();
+            let path = PathBuf::from(first);
+            // Python prefers an installed package to a directory that is no package.
+            if !tree.has_module(&path) && is_installed(&environment.path, first) {
+                return Ok(None);
+            }
             let is_of_commit = tree.has_any(&path);
             Some(MissingScript { name: format!("the module {name}"), path, is_of_commit })
         }
