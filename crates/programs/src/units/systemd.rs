@@ -2,6 +2,7 @@
 
 use super::UnitOptions;
 use super::context::{UnitContext, unique};
+use super::credentials::{CREDENTIALS, Copies};
 use super::run_unit::{is_inside, unit_of};
 use super::running::Running;
 use super::socket_drop_in::SocketDropIn;
@@ -14,6 +15,9 @@ use refresh_settings::names::UnitName;
 use refresh_system::checkpoint;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
+
+/// The version of systemd that introduced `LoadCredential`.
+const CREDENTIALS_SINCE: u32 = 247;
 
 /// The number of the capability (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -46,6 +50,10 @@ pub(super) fn start(
     // Processes with the mark are ended after each hook; a unit with sockets outlives the hooks.
     let mark = units.runner.run_id().filter(|_| options.sockets.is_none());
     variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
+    let copies = copies_for(units, options, user, version)?;
+    let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
+    variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
+    let credentials = options.credentials.iter().filter(|_| copies.is_none());
     let write = |sockets| SocketDropIn::write(&units.layout, &name, sockets);
     let sockets = options.sockets.as_ref().map(write).transpose()?;
     let unit = ProcessUnit {
@@ -59,7 +67,7 @@ pub(super) fn start(
         properties: &properties,
         writable: options.writable.iter().cloned().chain(checkpoint::trace()).collect(),
         binds: options.binds.clone(),
-        credentials: options.credentials.iter().map(|one| (one.name.clone(), one.source.clone())).collect(),
+        credentials: credentials.map(|one| (one.name.clone(), one.source.clone())).collect(),
         bound_to: own_unit(units),
         lifetime: Role::lifetime(options.deadline),
         memory: options.role.memory(total_memory()),
@@ -68,7 +76,18 @@ pub(super) fn start(
     if sockets.is_some() {
         checkpoint::reach("socket:unit-started");
     }
-    Ok(Running { started, unit: Some(name), _copies: None, _sockets: sockets })
+    Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
+}
+
+/// Copies the secrets of a unit if this version of systemd cannot pass them on.
+fn copies_for(
+    units: &UnitContext,
+    options: &UnitOptions,
+    user: Owner,
+    version: u32,
+) -> Outcome<Option<Copies>> {
+    let are_needed = version < CREDENTIALS_SINCE && !options.credentials.is_empty();
+    are_needed.then(|| Copies::make(units, options, user)).transpose()
 }
 
 /// Returns the unit of the run of this process: units that it starts end with it.
@@ -92,4 +111,38 @@ pub(super) fn missing(bus: &Bus) -> Outcome<Vec<String>> {
     all.sort();
     all.dedup();
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use refresh_events::event::Events;
+    use refresh_settings::layout::Layout;
+    use refresh_system::disk;
+
+    use super::*;
+    use crate::process::Runner;
+    use crate::units::Credential;
+
+    #[test]
+    fn a_systemd_that_cannot_pass_secrets_on_gets_copies_that_end_with_the_unit() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("token");
+        disk::write_atomic(&source, b"s3cret", 0o600).unwrap();
+        let owner = Owner::own();
+        let layout = Layout::below(directory.path());
+        let units = UnitContext { layout, runner: Runner::new(Arc::new(Events::silent())), service: owner };
+        let mut options = UnitOptions::new(Role::Fetch, Duration::from_secs(1));
+        let copies_at = |options: &UnitOptions, version| copies_for(&units, options, owner, version).unwrap();
+        assert!(copies_at(&options, 246).is_none(), "a unit without secrets needs no copies");
+        options.credentials.push(Credential { name: "token".to_owned(), source });
+        assert!(copies_at(&options, 247).is_none());
+        let copies = copies_at(&options, 246).unwrap();
+        let copy = copies.directory().join("token");
+        assert_eq!(disk::read_if_there(&copy).unwrap().unwrap(), b"s3cret");
+        drop(copies);
+        assert!(!copy.exists());
+    }
 }
