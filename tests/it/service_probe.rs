@@ -223,6 +223,12 @@ fn rw_7_1b_no_listener_a_bad_answer_and_tls_are_distinguished_before_anything_is
         reach(&expects, &units()).unwrap(),
         Reach::Unexpected { problem: "status 400 instead of 200".to_owned() }
     );
+    // A new version can repair such a header, and no new version repairs another protocol.
+    let server = Server::new(vec![http("200 OK\r\nBad Header: x", "")]);
+    assert!(matches!(reach(&server.probe(), &units()).unwrap(), Reach::Unwell { .. }));
+    let server = Server::new(vec![Some("SSH-2.0-Server\r\n".to_owned())]);
+    let problem_of = "the answer is not HTTP/1.1".to_owned();
+    assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Unexpected { problem: problem_of });
     // The answer of a TLS server to a request without TLS: an alert.
     let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);
     assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Tls);

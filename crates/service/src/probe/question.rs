@@ -214,15 +214,17 @@ pub(crate) const NO_ANSWER: &str = "no answer within";
 /// The beginning of the problem if the answer is of another protocol, for instance HTTP/2.
 pub(super) const NOT_HTTP: &str = "the answer is not HTTP/1.1";
 
+/// The message of the library for an answer that does not begin with a version of HTTP/1.
+const OTHER_VERSION: &str = "http parse fail: invalid HTTP version";
+
 fn describe(error: &ureq::Error, limit: Duration) -> String {
     match error {
         ureq::Error::Timeout(_) => format!("{NO_ANSWER} {limit:.1?}"),
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "connection refused".to_owned()
         }
-        ureq::Error::Protocol(error) if error.to_string().starts_with("http parse fail") => {
-            format!("{NOT_HTTP} ({})", error.to_string().trim_start_matches("http parse fail: "))
-        }
+        // Other faults of an answer, for instance an invalid header, are faults of the application.
+        ureq::Error::Protocol(error) if error.to_string() == OTHER_VERSION => NOT_HTTP.to_owned(),
         ureq::Error::Io(error) => tls::in_words(error).unwrap_or_else(|| format!("io: {error}")),
         other => other.to_string(),
     }
