@@ -52,25 +52,29 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Succe
     Ok(Success::Done)
 }
 
-/// Starts the service and waits until it is healthy. One that ran already is left alone. A service that fails its health check stays unchanged, and the
-/// command ends with exit code 5.
+/// Starts the service and waits until it is healthy. One that ran already is left alone. A service that fails its
+/// health check stays unchanged, and the command ends with exit code 5.
 fn start(on: &Installation) -> Result<Success, Error> {
-    let started = on.service.start(Admission::Ordinary).map_err(|failure| {
+    let refused = |failure| {
         // What matters is the failure of the start.
         let _ = start_request::record(&on.layout);
         let fence = fence::read(&on.layout).ok().flatten();
         let next = fence.map(|fence| history::way_out(&on.layout, &fence));
         let next = next.unwrap_or_else(|| "ladylinux-refresh status".to_owned());
         refuse(on, "service start", failure, &next)
-    })?;
+    };
+    let probe = service_restart::health_check(on);
+    // A fence is named before a fault of the health check.
+    let probe = if on.is_fenced() { probe } else { Ok(probe.map_err(refused)?) };
+    let started = on.service.start(Admission::Ordinary).map_err(refused)?;
     let _ = start_request::forget(&on.layout);
+    warn(&started.warnings);
     warn(&others::start_noted(on));
     let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
     print_line(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
     if started.how != StartedHow::Fresh {
         return Ok(Success::Done);
     }
-    let probe = service_restart::health_check(on);
     let healthy = probe.and_then(|probe| Ok((service_restart::check(on, &probe, &started)?, probe)));
     service_restart::report(on, "service start", healthy, |(healthy, probe)| {
         print_line(&service_restart::in_words(healthy, probe));

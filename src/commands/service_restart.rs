@@ -45,7 +45,10 @@ pub(super) fn restart(on: &Installation) -> Result<Success, Error> {
         Err(_) => start_request::record(&on.layout),
     };
     warn(&stopped.notes);
-    let healthy = started.and_then(|started| check(on, &probe, &started));
+    let healthy = started.and_then(|started| {
+        warn(&started.warnings);
+        check(on, &probe, &started)
+    });
     report(on, DURING, healthy, |healthy| {
         let down = duration(clock::millis(healthy.first_good.duration_since(began)));
         let restarted = paint(Tone::Good, "Restarted");
@@ -105,7 +108,6 @@ fn start(on: &Installation) -> Outcome<Started> {
 
 /// Waits until the started service is healthy.
 pub(super) fn check(on: &Installation, probe: &ResolvedProbe, started: &Started) -> Outcome<Healthy> {
-    warn(&started.warnings);
     health::await_healthy(probe, &on.units, on.service.as_ref(), started.main).map_err(|failure| {
         if failure.interrupted_by().is_some() {
             return failure;

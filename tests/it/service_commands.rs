@@ -51,6 +51,22 @@ fn a_start_checks_the_health_and_ends_with_5_if_it_fails() {
 }
 
 #[test]
+fn a_start_whose_health_check_cannot_be_sent_is_refused_and_starts_nothing() {
+    let host = Host::running();
+    host.tool(["service", "stop"]).expect(0);
+    host.configure("", "url = \"ftp://127.0.0.1/\"\n");
+    host.tool(["service", "start"]).expect(3).prints("the probe cannot ask").prints("set probe.url");
+    host.tool(["service", "status"]).expect(5);
+    assert!(host.answer().is_none(), "the service runs");
+    host.configure("", "");
+    // Warnings of a start come before its health check.
+    let env_file = fs::read_to_string(host.layout.env_file()).unwrap();
+    fs::write(host.layout.env_file(), env_file + "a line without a value\n").unwrap();
+    let started = host.tool(["service", "start"]).expect(0).prints("started (pid ");
+    assert_eq!(started.all().matches("warning: ").count(), 1, "{}", started.all());
+}
+
+#[test]
 fn a_fenced_service_is_not_restarted_and_the_command_that_helps_is_named() {
     let host = Host::running();
     host.push(&[("refresh.toml", &hook("broken", "migration", &["false"], ""))]);
