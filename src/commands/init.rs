@@ -17,7 +17,7 @@ use refresh_programs::process::Runner;
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
-use refresh_settings::{Transport, trust};
+use refresh_settings::{RemoteUrl, Transport, trust};
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::screen;
 use refresh_system::screen::{Tone, paint, print_line};
@@ -33,6 +33,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     set_up(layout, args).map_err(|error| match error {
         Error::Refused(refusal) if refusal.during == INIT => {
             let again = |args| words::of(INIT, args).map_or_else(|_| HELP.to_owned(), |words| again(&words));
+            let args = &without_secret(args);
             let without_branch = InitArgs { branch: None, ..args.clone() };
             let (failure, next) = for_other_branch(refusal.failure, |branch| {
                 format!("{} --branch {branch}", again(&without_branch))
@@ -41,6 +42,13 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
         }
         other => other,
     })
+}
+
+/// Returns arguments to be printed: a URL that was not checked yet may contain a secret.
+fn without_secret(args: &InitArgs) -> InitArgs {
+    let any = [Transport::Http, Transport::Git, Transport::File];
+    let repo = args.repo.clone().filter(|url| RemoteUrl::parse(url, &any).is_ok());
+    InitArgs { repo, ..args.clone() }
 }
 
 /// Creates the missing parts, and reports existing files as unchanged. All input is checked first, including the remote

@@ -47,7 +47,10 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Success, Error> {
         }
     }
     if let Some(file) = stays {
-        print_line(&format!("{} stays: it is not as `init` wrote it", harmless_line(&quoted_path(&file))));
+        print_line(&format!(
+            "{} stays: `init` has no record that it is unchanged",
+            harmless_line(&quoted_path(&file))
+        ));
     }
     if dry_run {
         if let Err(failure) = undo.check() {

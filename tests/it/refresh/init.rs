@@ -1,6 +1,7 @@
 //! `init`: creates missing files, adopts existing ones, overwrites none.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use crate::host::{Host, SERVER, git};
 use crate::refresh::help::{installation, last_run, picture};
@@ -108,7 +109,7 @@ fn an_undo_leaves_settings_that_people_have_changed_and_names_them() {
     fs::write(&file, &text).unwrap();
     host.tool(["init", "--undo"])
         .expect(0)
-        .prints(&format!("{} stays: it is not as `init` wrote it", file.display()));
+        .prints(&format!("{} stays: `init` has no record that it is unchanged", file.display()));
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     assert!(!host.layout.state().exists());
 }
@@ -170,6 +171,43 @@ fn the_url_of_a_clone_is_offered_and_not_used() {
     git(&host.layout.app(), ["remote", "set-url", "origin", "https://me:secret@h/r.git"]);
     let printed = host.tool(["init"]).expect(2).prints("init --repo URL");
     assert!(!format!("{printed:?}").contains("secret"), "{printed:?}");
+}
+
+#[test]
+fn a_configuration_of_a_clone_that_is_a_link_or_a_pipe_is_not_read() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::create_dir_all(host.layout.home()).unwrap();
+    git(&host.layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    let (config, other) = (host.layout.app().join(".git/config"), host.beside("config"));
+    fs::rename(&config, &other).unwrap();
+    symlink(&other, &config).unwrap();
+    host.tool(["init"]).expect(2).prints("no remote is set").prints("init --repo URL");
+    fs::remove_file(&config).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    host.tool(["init"]).expect(2).prints("no remote is set").prints("init --repo URL");
+    fs::remove_file(&config).unwrap();
+    fs::rename(&other, &config).unwrap();
+    host.tool(["init"]).expect(2).prints(&format!("init --repo {}", host.url()));
+}
+
+#[test]
+fn a_secret_in_a_url_is_not_repeated_by_a_refusal_before_its_check() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::set_permissions(host.layout.state(), fs::Permissions::from_mode(0o777)).unwrap();
+    let init = |url: &str| host.tool(["init", "--port", "9", "--repo", url]);
+    // Only root refuses a state that other users can change; other callers refuse the URL.
+    let is_root = rustix::process::geteuid().is_root();
+    let refused = init("https://me:s3cret@h/r.git").expect(if is_root { 3 } else { 2 });
+    assert!(!refused.all().contains("s3cret"), "{}", refused.all());
+    if is_root {
+        refused.prints(&host.as_typed("init --port=9"));
+        init("https://h/r.git").expect(3).prints(&host.as_typed("init --repo=https://h/r.git --port=9"));
+    }
 }
 
 #[test]
