@@ -9,9 +9,9 @@ use refresh_system::screen::ColorWhen;
 
 use super::Cli;
 
-/// Returns the words before `--`; the words after it are values.
+/// Returns the words before `--`; the words after it are values. A word that is not UTF-8 is empty: it is a value.
 fn options(words: &[OsString]) -> impl Iterator<Item = &str> {
-    words.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--")
+    words.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--")
 }
 
 /// Returns the last value of an option: `--color WHEN` or `--color=WHEN`.
@@ -24,7 +24,8 @@ fn value<'a>(words: &'a [OsString], option: &str) -> Option<&'a str> {
 
 /// Returns whether a refused command line requests JSON. Only runs have `--format json`.
 pub fn json(words: &[OsString]) -> bool {
-    let has_format = options(words).any(|word| ["run", "rollback", "wait"].contains(&word));
+    let command = command(words);
+    let has_format = [" run", " rollback", " wait"].iter().any(|name| command.ends_with(name));
     match value(words, "--format").filter(|_| has_format) {
         Some(format) => format == "json",
         None => options(words).any(|word| word == "--json"),
@@ -34,9 +35,15 @@ pub fn json(words: &[OsString]) -> bool {
 /// Returns the program and the command that the words name, as far as they name one.
 pub fn command(words: &[OsString]) -> String {
     let (program, mut names) = (Cli::command(), Vec::new());
-    let mut command = &program;
-    for found in options(words).skip(1) {
-        if let Some(inner) = command.find_subcommand(found) {
+    let takes_value = |word: &str| {
+        let known = |name| program.get_arguments().find(|known| known.get_long() == Some(name));
+        word.strip_prefix("--").and_then(known).is_some_and(|option| option.get_action().takes_values())
+    };
+    let (mut command, mut rest) = (&program, options(words).skip(1));
+    while let Some(word) = rest.next() {
+        if takes_value(word) {
+            rest.next();
+        } else if let Some(inner) = command.find_subcommand(word) {
             command = inner;
             names.push(inner.get_name());
         }
@@ -55,12 +62,15 @@ mod tests {
 
     #[test]
     fn json_is_requested_by_options_and_not_by_values() {
-        let json = |line: &str| json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        for line in ["rum --json", "run --format json -x", "run --format=json -x"] {
+        let json = |line: &str| json(&format!("x {line}").split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in ["rum --json", "run --format json -x", "--root plan run --format=json -x"] {
             assert!(json(line), "{line}");
         }
         let command = |line: &str| command(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(command("x --root /r verify model"), "ladylinux-refresh verify");
+        assert_eq!(command("x --root run verify model"), "ladylinux-refresh verify");
+        assert_eq!(command("x --root status run --x"), "ladylinux-refresh run");
+        assert!(command("x --color run stash --root list show").ends_with("refresh stash show"));
+        assert_eq!(command("x --root=run status"), "ladylinux-refresh status");
         assert!(command("x stash show --x").ends_with(" stash show"));
         assert_eq!(command("x rum"), "ladylinux-refresh");
         let color = |line: &str| color(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
@@ -70,5 +80,6 @@ mod tests {
         for line in ["run -- --json", "run json", "run --json --format human", "status --format json"] {
             assert!(!json(line), "{line}");
         }
+        assert!(!json("--root run status --format json"));
     }
 }

@@ -218,7 +218,7 @@ const LABEL: usize = 15;
 /// Returns a labelled fact as lines of at most `width` columns. A word that is longer than a line, such as a path, is
 /// not divided, and neither is a command, which people copy.
 pub fn fact(label: &str, text: &str, width: usize) -> Vec<String> {
-    let is_command = text.starts_with("ladylinux-refresh ");
+    let is_command = text.strip_prefix("sudo ").unwrap_or(text).starts_with("ladylinux-refresh ");
     let width = if is_command { usize::MAX } else { width };
     let mut lines = wrapped(text, width.saturating_sub(LABEL)).into_iter();
     let first = lines.next().unwrap_or_default();
@@ -389,6 +389,9 @@ mod tests {
             lines,
             ["  hint         one two", "               /a/very/long/path", "               three"]
         );
+        for command in ["ladylinux-refresh run main", "sudo ladylinux-refresh run main"] {
+            assert_eq!(fact("next", command, 24), [format!("  next         {command}")]);
+        }
         assert_eq!(wrapped("a:\n    raise the error", 13), ["a:", "    raise the", "    error"]);
         assert_eq!(wrapped("stop 15 ms, start 302 ms", 22), ["stop 15 ms, start", "302 ms"]);
         assert_eq!(fact("run", "", 80), ["  run"]);

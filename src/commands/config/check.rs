@@ -83,7 +83,8 @@ fn print(layout: &Layout, checked: &Checked) {
         Some(first) => {
             print_line(&paint(Tone::Bad, &format!("{} in {file}", count(checked.faults.len(), "fault"))));
             let is_writable = rustix::fs::access(&checked.file, rustix::fs::Access::WRITE_OK).is_ok();
-            let sudo = if is_writable { "" } else { "sudo " };
+            let is_root = rustix::process::geteuid().is_root();
+            let sudo = if is_root || is_writable { "" } else { "sudo " };
             let edit = format!("{sudo}${{EDITOR:-vi}} +{} {}", first.line, quoted_path(&checked.file));
             print_lines(&fact("next", &paint(Tone::Strong, &harmless_line(&edit)), usize::MAX));
         }

@@ -314,23 +314,22 @@ pub const FOR_ROOT: [&str; 14] = [
 /// Returns a text with every command of this program in it as the caller must type it for the installation at `layout`,
 /// and with the paths of the configuration there.
 pub fn as_typed(layout: &Layout, text: &str) -> String {
-    typed_by(layout, rustix::process::geteuid().is_root(), text)
+    // A container without systemd often has no sudo.
+    let needs_sudo = !rustix::process::geteuid().is_root() && systemd::is_booted();
+    typed_by(layout, needs_sudo, text)
 }
 
-fn typed_by(layout: &Layout, is_root: bool, text: &str) -> String {
+fn typed_by(layout: &Layout, needs_sudo: bool, text: &str) -> String {
     let root = quoted_path(layout.root());
     let words: Vec<&str> = text.split(' ').collect();
     let typed = words.iter().enumerate().map(|(index, word)| {
-        let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
+        let is_command = is_own_program(word);
         let (before, after) = (index.checked_sub(1).map_or("", |index| words[index]), &words[index + 1..]);
         if let Some(rest) = word.strip_prefix("refresh.toml").filter(|_| before == "host's") {
             return format!("{}{rest}", layout.host_file().display());
         }
         if layout.is_real() {
-            let line = after.join(" ");
-            let is_for_root =
-                FOR_ROOT.iter().any(|command| line.starts_with(command)) || line.ends_with("--log");
-            let is_to_change = is_command && !is_root && is_for_root && !before.ends_with("sudo");
+            let is_to_change = is_command && needs_sudo && is_for_root(after) && !before.ends_with("sudo");
             return if is_to_change { word.replace("lady", "sudo lady") } else { (*word).to_owned() };
         }
         match after.first() {
@@ -342,6 +341,24 @@ fn typed_by(layout: &Layout, is_root: bool, text: &str) -> String {
         }
     });
     typed.collect::<Vec<_>>().join(" ")
+}
+
+fn is_own_program(word: &str) -> bool {
+    word.trim_start_matches('`') == "ladylinux-refresh"
+}
+
+/// Returns whether the command whose arguments begin this text needs root. Other commands can follow in the text.
+fn is_for_root(text: &[&str]) -> bool {
+    let mut arguments = Vec::new();
+    for word in text.iter().take_while(|word| !is_own_program(word)) {
+        let argument = word.trim_end_matches(['`', ';', ',', ')']);
+        arguments.push(argument);
+        if argument != *word {
+            break;
+        }
+    }
+    let (line, has) = (arguments.join(" "), |option| arguments.contains(&option));
+    !has("--help") && (has("--log") || FOR_ROOT.iter().any(|command| line.starts_with(command)))
 }
 
 /// Returns a hint whose command of this program is written as it must be typed for the installation at `layout`.
@@ -434,9 +451,17 @@ mod tests {
         assert_eq!(as_typed(&trial, hint), "keep = 3 in the host's /trial/etc/ladylinux/refresh.toml");
         let real = Layout::below("/");
         let text = "start it: ladylinux-refresh run `ladylinux-refresh unfence`; ladylinux-refresh status";
-        assert_eq!(typed_by(&real, true, text), text);
+        assert_eq!(typed_by(&real, false, text), text);
         let with_sudo = text.replace(": lady", ": sudo lady").replace("`lady", "`sudo lady");
-        assert_eq!(typed_by(&real, false, text), with_sudo);
-        assert_eq!(typed_by(&real, false, &with_sudo), with_sudo);
+        assert_eq!(typed_by(&real, true, text), with_sudo);
+        assert_eq!(typed_by(&real, true, &with_sudo), with_sudo);
+        let log = "ladylinux-refresh history .. --log";
+        assert_eq!(typed_by(&real, true, log), format!("sudo {log}"));
+        assert_eq!(typed_by(&real, true, &format!("`{log}` prints it")), format!("`sudo {log}` prints it"));
+        for command in ["ladylinux-refresh init --help", "ladylinux-refresh status"] {
+            assert_eq!(typed_by(&real, true, command), command);
+            let both = format!("{command}; or {log}");
+            assert_eq!(typed_by(&real, true, &both), format!("{command}; or sudo {log}"));
+        }
     }
 }
