@@ -24,8 +24,10 @@ fn rw_5_1_rw_5_5_a_service_with_a_socket_unit_is_refreshed_without_a_failed_requ
     // While the service is down, the unit that holds the socket uses it; that unit only reads.
     host.push("four");
     let (client, _) = host.held_run();
-    let state = host.state("ladylinux-api.socket");
-    assert_eq!(state, "active running success");
+    // After the end of the service, systemd finds that unit at the next connection.
+    until("a socket in use", || {
+        (host.state("ladylinux-api.socket") == "active running success").then_some(())
+    });
     assert_eq!(host.property("ladylinux-api.service", "ActiveState"), "inactive");
     let holder = host.holders().split_whitespace().next().unwrap().to_owned();
     assert_eq!(host.property(&holder, "User"), machine.exec("id -u ladylinux-staging").out.trim());

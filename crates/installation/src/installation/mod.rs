@@ -25,7 +25,7 @@ use refresh_service::{ServiceManager, ServiceState, fence, probe};
 use refresh_settings::Settings;
 use refresh_settings::layers::Layers;
 use refresh_settings::layout::Layout;
-use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId};
+use refresh_settings::names::{BranchName, CommitId, EnvironmentName, RunId, without_credentials};
 use refresh_settings::users::{BUILDER, owner_of_app};
 use refresh_system::disk::{FileVersion, Owner};
 use refresh_system::error::{Context as _, Outcome};
@@ -394,7 +394,8 @@ pub fn permission_hint(layout: &Layout) -> Hint {
     hint.with_purpose("run it as the user who initialized the installation, or as root")
 }
 
-/// Returns the command line to type to run this process as root. The root is left out: [`as_typed`] adds it.
+/// Returns the command line to type to run this process as root. The root is left out: [`as_typed`] adds it. So are the
+/// credentials of a web address, which no message repeats.
 pub fn with_sudo() -> String {
     sudo(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
 }
@@ -407,6 +408,8 @@ fn sudo(words: impl Iterator<Item = String>) -> String {
         if word == "--root" || word == "--worker" {
             words.next();
         } else {
+            let is_web_address = word.contains("https://") || word.contains("http://");
+            let word = if is_web_address { without_credentials(&word) } else { word };
             command += &format!(" {}", quoted(&word));
         }
     }
@@ -429,6 +432,11 @@ mod tests {
         assert_eq!(sudo("run|--root|/a b|-b|feature/x"), "sudo ladylinux-refresh run -b feature/x");
         assert_eq!(sudo("--root|/a|run|main|--worker|r-1"), "sudo ladylinux-refresh run main");
         assert_eq!(sudo("--root=/a|config|check|$(x)"), "sudo ladylinux-refresh config check '$(x)'");
+        assert_eq!(
+            sudo("init|--repo=https://u:s3cret@h/a"),
+            "sudo ladylinux-refresh init --repo=https://h/a"
+        );
+        assert_eq!(sudo("init|--repo|ssh://git@h/a"), "sudo ladylinux-refresh init --repo ssh://git@h/a");
     }
 
     #[test]
