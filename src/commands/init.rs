@@ -44,10 +44,12 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Success, Error> {
     })
 }
 
-/// Returns arguments to be printed: a URL that was not checked yet may contain a secret.
+/// Returns arguments to be printed: a URL that is not valid as a setting may contain a secret, and gives way to a
+/// placeholder.
 fn without_secret(args: &InitArgs) -> InitArgs {
     let any = [Transport::Http, Transport::Git, Transport::File];
-    let repo = args.repo.clone().filter(|url| RemoteUrl::parse(url, &any).is_ok());
+    let is_valid = |url: &String| RemoteUrl::parse(url, &any).is_ok();
+    let repo = args.repo.clone().map(|url| if is_valid(&url) { url } else { "URL".to_owned() });
     InitArgs { repo, ..args.clone() }
 }
 

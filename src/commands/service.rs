@@ -64,8 +64,9 @@ fn start(on: &Installation) -> Result<Success, Error> {
         refuse(on, "service start", failure, &next)
     };
     let probe = service_restart::health_check(on);
-    // A fence is named before a fault of the health check.
-    let probe = if on.is_fenced() { probe } else { Ok(probe.map_err(refused)?) };
+    // A fence is named before a fault of the health check, which matters only for a service that is started.
+    let runs = || on.service.observe().is_ok_and(|state| state.running().is_some());
+    let probe = if on.is_fenced() || runs() { probe } else { Ok(probe.map_err(refused)?) };
     let started = on.service.start(Admission::Ordinary).map_err(refused)?;
     let _ = start_request::forget(&on.layout);
     warn(&started.warnings);

@@ -84,10 +84,17 @@ pub(super) fn report<T>(
     }
 }
 
-/// Returns the health check of the deployed version.
+/// Returns the health check of the deployed version. If the settings of that version cannot be read, it is that of the
+/// host, with a warning: the service can start without the mirror.
 pub(super) fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
     let deployed = Deployment::read(&on.layout).ok().flatten();
-    let release = deployed.as_ref().map(|deployed| on.release(&deployed.commit)).transpose()?;
+    let release = match deployed.as_ref().map(|deployed| on.release(&deployed.commit)).transpose() {
+        Ok(release) => release,
+        Err(failure) => {
+            warn(&[format!("the health check is that of the host alone: {failure}")]);
+            None
+        }
+    };
     let settings = release.as_ref().map_or(&on.settings.probe, |release| &release.settings.probe);
     probe::resolve(settings, &on.env_file()?, deployed.as_ref())
 }

@@ -53,8 +53,9 @@ fn a_start_checks_the_health_and_ends_with_5_if_it_fails() {
 #[test]
 fn a_start_whose_health_check_cannot_be_sent_is_refused_and_starts_nothing() {
     let host = Host::running();
-    host.tool(["service", "stop"]).expect(0);
     host.configure("", "url = \"ftp://127.0.0.1/\"\n");
+    host.tool(["service", "start"]).expect(0).prints("runs already");
+    host.tool(["service", "stop"]).expect(0);
     host.tool(["service", "start"]).expect(3).prints("the probe cannot ask").prints("set probe.url");
     host.tool(["service", "status"]).expect(5);
     assert!(host.answer().is_none(), "the service runs");
@@ -64,6 +65,12 @@ fn a_start_whose_health_check_cannot_be_sent_is_refused_and_starts_nothing() {
     fs::write(host.layout.env_file(), env_file + "a line without a value\n").unwrap();
     let started = host.tool(["service", "start"]).expect(0).prints("started (pid ");
     assert_eq!(started.all().matches("warning: ").count(), 1, "{}", started.all());
+    host.tool(["service", "stop"]).expect(0);
+    fs::rename(host.layout.mirror(), host.beside("mirror")).unwrap();
+    host.tool(["service", "start"])
+        .expect(0)
+        .prints("the health check is that of the host alone")
+        .prints("healthy");
 }
 
 #[test]

@@ -184,9 +184,15 @@ fn a_filter_of_the_trees_repository_is_run_by_no_step() {
     // Of the same length as the committed ones: git must read them, through the filter, to find the difference.
     world.write("README.md", b"HELLO\n");
     world.write("src/util.py", b"x = 2\n");
-    assert_eq!(listed(&local(&world)), ["modified README.md*", "modified src/util.py"]);
+    assert_eq!(
+        listed(&local(&world)),
+        ["modified README.md*", "modified src/util.py", "git state .git/config"]
+    );
     world.commit(&[("src/app.py", "print('two')\n")]);
-    assert_eq!(listed(&refresh(&mut world, "r1")[0].changes), ["modified src/util.py"]);
+    assert_eq!(
+        listed(&refresh(&mut world, "r1")[0].changes),
+        ["modified src/util.py", "git state .git/config"]
+    );
     assert_eq!(world.read("README.md"), "HELLO\n");
     assert_eq!(world.read("src/app.py"), "print('two')\n");
     assert!(!trap.exists());

@@ -128,6 +128,15 @@ fn topmost(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     paths.iter().filter(|path| !is_inside(path)).cloned().collect()
 }
 
+/// Returns whether the host preserves a path of the tree, or a directory above it.
+///
+/// # Errors
+/// A pattern is not one, or they cannot be used together.
+pub fn is_preserved(preserve: &[String], path: &Path) -> Outcome<bool> {
+    let preserve = patterns(preserve)?;
+    Ok(path.ancestors().any(|part| preserve.is_match(part)))
+}
+
 /// Reads patterns. `*` does not cross a slash, `**` does.
 pub(super) fn patterns(globs: &[String]) -> Outcome<GlobSet> {
     let mut set = GlobSetBuilder::new();

@@ -16,7 +16,7 @@ pub mod exchange;
 pub mod hook_outputs;
 mod hook_record;
 mod ignore_rules;
-pub(crate) mod kept;
+pub mod kept;
 pub(crate) mod kept_beforehand;
 pub mod kept_path;
 pub mod local;

@@ -91,7 +91,7 @@ pub enum ChangeKind {
     UntrackedDirectory,
     /// A change that is only in the index of the tree's own repository.
     Staged,
-    /// A hook, or an operation in progress, in the tree's own repository.
+    /// A hook, settings, a log, or an operation in progress, in the tree's own repository.
     #[strum(to_string = "git state")]
     GitState,
 }

@@ -35,11 +35,12 @@ pub(super) const REF: u64 = 4 << 10;
 const LOG: u64 = 64 << 20;
 
 /// The files that git reads completely, with the largest size of each in bytes.
-const FILES: [(&str, u64); 7] = [
+const FILES: [(&str, u64); 8] = [
     ("HEAD", REF),
     ("config", 1 << 20),
     ("packed-refs", 64 << 20),
-    ("logs/refs/stash", 64 << 20),
+    ("logs/HEAD", LOG),
+    ("logs/refs/stash", LOG),
     ("objects/info/alternates", 1 << 20),
     ("shallow", 64 << 20),
     ("index", 1 << 30),

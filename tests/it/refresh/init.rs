@@ -205,7 +205,7 @@ fn a_secret_in_a_url_is_not_repeated_by_a_refusal_before_its_check() {
     let refused = init("https://me:s3cret@h/r.git").expect(if is_root { 3 } else { 2 });
     assert!(!refused.all().contains("s3cret"), "{}", refused.all());
     if is_root {
-        refused.prints(&host.as_typed("init --port=9"));
+        refused.prints(&host.as_typed("init --repo=URL --port=9"));
         init("https://h/r.git").expect(3).prints(&host.as_typed("init --repo=https://h/r.git --port=9"));
     }
 }

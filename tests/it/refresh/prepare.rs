@@ -218,6 +218,11 @@ fn rw_5_4_a_hook_whose_script_is_not_in_the_commit_leaves_the_service_as_it_is()
     fs::write(host.layout.app().join(".git/info/exclude"), "mine.py\n").unwrap();
     with(&[], [&["python", "mine.py"], &["python", "-m", "compileall", "-q", "update.py"]]);
     host.tool(["run"]).expect(0);
+    // Neither is a module beside those of the commit.
+    host.write("tools/mine.py", "pass\n");
+    fs::write(host.layout.app().join(".git/info/exclude"), "mine.py\n").unwrap();
+    with(&[], [&["python", "-m", "tools.mine"], &["true"]]);
+    host.tool(["run"]).expect(0);
     // Python prefers an installed package to a directory of that name.
     with(
         &[("requirements.txt", "iniconfig==2.0.0\n"), ("iniconfig/notes.txt", "mine\n")],

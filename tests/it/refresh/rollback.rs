@@ -1,6 +1,7 @@
 //! `rollback`: the same six steps, to an earlier pair of commit and environment.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
@@ -64,17 +65,24 @@ fn a_rollback_leaves_out_hooks_of_the_host_that_its_version_does_not_have_yet() 
     let host = Host::running();
     let first = host.head();
     let hooks = [
+        hook("program", "migration", &["./setup.sh"], ""),
         hook("tables", "migration", &["python", "tables.py"], ""),
         hook("pages", "index", &["python", "-m", "tools.pages"], "stage = false"),
         hook("every version", "check", &["python", "-c", "pass"], ""),
     ];
-    host.configure("", &hooks.concat());
+    // A preserved path is none of the scripts.
+    host.configure("preserve = [\"state/**\"]", &hooks.concat());
+    let setup = host.work().join("setup.sh");
+    fs::write(&setup, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&setup, fs::Permissions::from_mode(0o755)).unwrap();
     host.push(&[("tables.py", "raise SystemExit(3)\n"), ("tools/pages.py", "pass\n")]);
     host.tool(["run"]).expect(1).prints("the migration hook tables failed");
     let back = host.tool(["rollback"]).expect(0).prints("1 hook: every version");
-    for left_out in
-        ["tables of the host is left out: tables.py", "pages of the host is left out: the module tools.pages"]
-    {
+    for left_out in [
+        "program of the host is left out: ./setup.sh",
+        "tables of the host is left out: tables.py",
+        "pages of the host is left out: the module tools.pages",
+    ] {
         assert!(back.all().contains(left_out), "{left_out:?} is missing in {}", back.all());
     }
     assert_eq!(host.head(), first);

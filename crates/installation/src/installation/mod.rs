@@ -395,7 +395,7 @@ pub fn permission_hint(layout: &Layout) -> Hint {
 }
 
 /// Returns the command line to type to run this process as root. The root is left out: [`as_typed`] adds it. So are the
-/// credentials of a web address, which no message repeats.
+/// credentials of an address, which no message repeats.
 pub fn with_sudo() -> String {
     sudo(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
 }
@@ -408,12 +408,21 @@ fn sudo(words: impl Iterator<Item = String>) -> String {
         if word == "--root" || word == "--worker" {
             words.next();
         } else {
-            let is_web_address = word.contains("https://") || word.contains("http://");
-            let word = if is_web_address { without_credentials(&word) } else { word };
-            command += &format!(" {}", quoted(&word));
+            command += &format!(" {}", quoted(&public(&word)));
         }
     }
     command
+}
+
+/// Returns a word of the command line without the credentials of an address. The user of an ssh address is none.
+fn public(word: &str) -> String {
+    if let Some((option, value)) = word.split_once('=').filter(|_| word.starts_with("--")) {
+        return format!("{option}={}", public(value));
+    }
+    let Some((before, _)) = word.rsplit_once('@') else { return word.to_owned() };
+    let (scheme, user) = before.rsplit_once("//").unwrap_or(("", before));
+    let is_secret = user.contains(':') || scheme.to_ascii_lowercase().starts_with("http");
+    if is_secret { without_credentials(word) } else { word.to_owned() }
 }
 
 impl std::fmt::Debug for Installation {
@@ -432,11 +441,17 @@ mod tests {
         assert_eq!(sudo("run|--root|/a b|-b|feature/x"), "sudo ladylinux-refresh run -b feature/x");
         assert_eq!(sudo("--root|/a|run|main|--worker|r-1"), "sudo ladylinux-refresh run main");
         assert_eq!(sudo("--root=/a|config|check|$(x)"), "sudo ladylinux-refresh config check '$(x)'");
-        assert_eq!(
-            sudo("init|--repo=https://u:s3cret@h/a"),
-            "sudo ladylinux-refresh init --repo=https://h/a"
-        );
-        assert_eq!(sudo("init|--repo|ssh://git@h/a"), "sudo ladylinux-refresh init --repo ssh://git@h/a");
+        for (typed, shown) in [
+            ("--repo=https://u:s3cret@h/a", "--repo=https://h/a"),
+            ("--repo|HTTPS://s3cret@h/a", "--repo HTTPS://h/a"),
+            ("--repo|ssh://git:s3cret@h/a", "--repo ssh://h/a"),
+            ("--repo=u:s3cret@h/a", "--repo=h/a"),
+            ("--repo|ssh://git@h/a", "--repo ssh://git@h/a"),
+            ("--repo|git@h:a", "--repo git@h:a"),
+            ("--repo|https://h", "--repo https://h"),
+        ] {
+            assert_eq!(sudo(&format!("init|{typed}")), format!("sudo ladylinux-refresh init {shown}"));
+        }
     }
 
     #[test]

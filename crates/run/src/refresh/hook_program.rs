@@ -15,6 +15,7 @@ use refresh_git::first_line::FirstLine;
 use refresh_git::history::{EntryKind, TreeEntry};
 use refresh_installation::installation::{Installation, Release};
 use refresh_settings::{Hook, Origin};
+use refresh_source::kept;
 use refresh_system::environment::SEARCH_PATH;
 use refresh_system::error::{Failure, Outcome};
 
@@ -121,7 +122,7 @@ fn obstacle(
     let Some(hook) = release.settings.hooks.get(number) else { return Ok(None) };
     let Some(program) = hook.command.first() else { return Ok(None) };
     let is_later = number > 0;
-    let mut search = Search { on, release, environment, is_later, scripts: Vec::new() };
+    let mut search = Search { on, account, release, environment, is_later, scripts: Vec::new() };
     let why = match hook.origin {
         Origin::Host if !is_of_application(on, Path::new(program)) => of_host(Path::new(program)),
         _ => search.obstacle(program)?,
@@ -132,21 +133,30 @@ fn obstacle(
     let Some(script) = entry::missing_script(on, &release.commit, environment, &hook.command)? else {
         return Ok(None);
     };
-    // A file of the version in `app/` goes with it, unless the host preserves it; any other one there may be a local
-    // one that stays.
-    let goes = on.settings.preserve.is_empty()
-        && account.known.iter().chain(&account.report.commit_before).any(|commit| {
-            let files = on.mirror.files(commit);
-            files.is_ok_and(|files| files.iter().any(|entry| is_or_contains(&script.path, &entry.path)))
-        });
-    let may_be_written = is_later || may_exist(&on.layout.app(), &script.path);
-    let is_missing = goes || (script.is_of_commit && !may_be_written);
+    let is_missing = leaves(on, account, &script.places)? || {
+        let is_in_app = script.places.iter().any(|place| may_exist(&on.layout.app(), place));
+        script.is_of_commit && !is_later && !is_in_app
+    };
     Ok(is_missing.then(|| Obstacle { name: script.name, why: NOT_IN_COMMIT.to_owned() }))
 }
 
-/// Returns whether a file is at `path`, is below it, or is the module of that name.
-fn is_or_contains(path: &Path, file: &Path) -> bool {
-    file.starts_with(path) || file == path.with_extension("py")
+/// Returns whether the version in `app/` has a file at one of these paths, or below it, that leaves with the version.
+/// Any other file there may be a local one that stays, or one that an earlier hook writes.
+///
+/// # Errors
+/// A pattern of `preserve` is not one.
+fn leaves(on: &Installation, account: &Account, places: &[PathBuf]) -> Outcome<bool> {
+    for commit in account.known.iter().chain(&account.report.commit_before) {
+        // A commit that the mirror does not have accounts for no file.
+        let files = on.mirror.files(commit).unwrap_or_default();
+        let here = files.iter().filter(|file| places.iter().any(|place| file.path.starts_with(place)));
+        for file in here {
+            if !kept::is_preserved(&on.settings.preserve, &file.path)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Returns whether a path is in a directory of the application, relative to it, or without a directory.
@@ -162,6 +172,7 @@ fn of_host(path: &Path) -> Option<String> {
 /// The search for the program of one hook.
 struct Search<'a> {
     on: &'a Installation,
+    account: &'a Account,
     release: &'a Release,
     environment: &'a RecordedEnvironment,
     /// Whether an earlier hook may write files; those are not checked.
@@ -201,6 +212,9 @@ impl Search<'_> {
             Some(_) => None,
             // The path is behind a link of the commit.
             None if files.iter().any(|entry| within.starts_with(&entry.path)) => None,
+            None if leaves(self.on, self.account, std::slice::from_ref(&within))? => {
+                Some(NOT_IN_COMMIT.to_owned())
+            }
             None if self.is_later || may_exist(&self.on.layout.app(), &within) => None,
             None => Some(NOT_IN_COMMIT.to_owned()),
         })

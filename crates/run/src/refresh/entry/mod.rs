@@ -103,8 +103,8 @@ pub(crate) fn import_hook(on: &Installation, release: &Release, tree: &Path) -> 
 pub(super) struct MissingScript {
     /// The name in the command of the hook.
     pub name: String,
-    /// The entry of the tree that would be it, or contain it.
-    pub path: PathBuf,
+    /// The entries of the tree that could be it, or contain it.
+    pub places: Vec<PathBuf>,
     /// Whether the commit has the package of the module: a module without one may be a part of Python.
     pub is_of_commit: bool,
 }
@@ -137,18 +137,20 @@ pub(super) fn missing_script(
     Ok(match entry {
         Entry::File { .. } => searched.into_iter().next().map(|path| MissingScript {
             name: path.display().to_string(),
-            path,
+            places: vec![path],
             is_of_commit: true,
         }),
         Entry::Module { name, .. } => {
             let first = name.split('.').next().unwrap_or_default();
-            let path = PathBuf::from(first);
+            let package = PathBuf::from(first);
             // Python prefers an installed package to a directory that is no package.
-            if !tree.has_module(&path) && is_installed(&environment.path, first) {
+            if !tree.has_module(&package) && is_installed(&environment.path, first) {
                 return Ok(None);
             }
-            let is_of_commit = tree.has_any(&path);
-            Some(MissingScript { name: format!("the module {name}"), path, is_of_commit })
+            let is_of_commit = tree.has_any(&package);
+            let module: PathBuf = name.split('.').collect();
+            let places = vec![module.with_extension("py"), module];
+            Some(MissingScript { name: format!("the module {name}"), places, is_of_commit })
         }
     })
 }
