@@ -181,19 +181,19 @@ fn expect_every_record(points: &[String], arguments: &[&str]) {
 
 #[test]
 fn rw_7_1a_a_staged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
-    let steps = Steps { record: 1, effect: 6, child: 24 };
+    let steps = Steps { record: 1, effect: 8, child: 32 };
     kill_runs("staged", Environment::Changes, &["run"], steps);
 }
 
 #[test]
 fn rw_7_1a_an_unstaged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
-    let steps = Steps { record: 4, effect: 8, child: 32 };
+    let steps = Steps { record: 6, effect: 12, child: 48 };
     kill_runs("not staged", Environment::Changes, &["run", "--no-stage"], steps);
 }
 
 #[test]
 fn rw_7_1a_a_run_that_keeps_the_environment_and_is_killed_at_any_point_is_repaired_by_the_next_one() {
-    let steps = Steps { record: 8, effect: 10, child: 40 };
+    let steps = Steps { record: 10, effect: 15, child: 60 };
     kill_runs("environment unchanged", Environment::Stays, &["run"], steps);
 }
 
@@ -232,7 +232,7 @@ fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_on
         assert_eq!(done.code, Some(0), "{}", done.output);
         done.points
     };
-    let kills = choose(&points, Steps { record: 6, effect: 8, child: 32 });
+    let kills = choose(&points, Steps { record: 9, effect: 12, child: 48 });
     report("rollback", &points, &kills);
     on_two_hosts(&kills, Environment::Changes, |rig, kill| {
         if rig.old == rig.new {
