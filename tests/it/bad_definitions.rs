@@ -49,10 +49,13 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
     let index = Index::new(&releases());
     let zeros = "0".repeat(64);
     let wrong_hash = format!("six==1.17.0 --hash=sha256:{zeros}\n");
-    let cases: [(&str, &str, [&str; 2]); 14] = [
+    let wheel_hash = index.sha256("six==1.17.0");
+    let no_wheel = format!("--no-binary six\nsix==1.17.0 --hash=sha256:{wheel_hash}\n");
+    let cases: [(&str, &str, [&str; 2]); 15] = [
         ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
         ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
         ("does not match its hash", &wrong_hash, ["does not match its hash", "six"]),
+        ("accepts no wheel", &no_wheel, ["", "six"]),
         ("is for another platform", "foreign==1.0\n", ["", "foreign"]),
         ("is for another Python", "future==1.0\n", ["", "future"]),
         ("is source only", "raw==1.0\n", ["", "raw"]),
@@ -99,17 +102,20 @@ fn packages_that_only_another_tool_reads_are_refused_until_the_host_wants_none()
     let host = host_with(&index.url());
     let before = state(&host);
     let poetry = "[tool.poetry]\nname = \"a\"\n[tool.poetry.dependencies]\nsix = \"*\"\n";
+    let dynamic = "[project]\nname = \"a\"\nversion = \"1\"\ndynamic = [\"dependencies\"]\n";
     let cases = [
         ("Pipfile", "[packages]\nsix = \"*\"\n", "requirements.txt, pylock.toml"),
         ("requirements/base.txt", "six\n", "-r requirements/base.txt"),
         ("pyproject.toml", poetry, "[project] of pyproject.toml"),
+        ("pyproject.toml", dynamic, "[project] of pyproject.toml"),
         ("setup.py", "from setuptools import setup\nsetup(install_requires=['six'])\n", "requirements.txt"),
     ];
     for (file, text, hint) in cases {
+        let why = if text == dynamic { "leaves its dependencies to its build" } else { "is not read" };
         host.push(&[("requirements.txt", ""), (file, text)]);
         for command in ["run", "plan", "lock"] {
-            let refused = host.tool([command]).expect(3).prints(&format!("{file} is not read")).prints(hint);
-            refused.prints("definitions = []");
+            let refused = host.tool([command]).expect(3).prints("the environment would be empty");
+            refused.prints(&format!("{file} {why}")).prints(hint).prints("definitions = []");
         }
         assert_eq!(state(&host), before, "{file}");
         host.push(&[(file, "")]);

@@ -290,6 +290,11 @@ fn the_url_to_which_a_remote_redirects_is_kept_until_it_no_longer_does() {
     let second = world.commit(&[("a", "1\n")]);
     assert_eq!(followed.ensure(&run("r2"), &branch("main")).unwrap(), second);
     assert_eq!(followed.moved_to().unwrap(), None);
+    // From http to https: git may follow, here to a port where nothing listens.
+    let old = serve_web(Web::Moved { to: "https://127.0.0.1:1".to_owned() });
+    let remote = Remote { deadline: Duration::from_secs(1), ..remote(&format!("http://127.0.0.1:{old}/x")) };
+    let failure = message(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
+    assert!(failure.contains("cannot be reached"), "{failure}");
 }
 
 #[test]

@@ -255,6 +255,7 @@ impl<'a> Building<'a> {
         if let Some(cache) = &self.request.cache {
             program = program.env("UV_CACHE_DIR", cache);
         }
+        let program = self.request.lock.binary.iter().fold(program, Program::arg);
         if self.form == Form::Requirements {
             // Every file is verified by its hash, so its index does not matter.
             let indexes = self.operation.setup.indexes.values();

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use refresh_system::disk;
 use refresh_system::error::Outcome;
+use refresh_system::text::normal_name;
 
+use super::project::Unread;
 use super::project_lockfile::ProjectLockfile;
 use super::requirements::{self, Line, LineKind, Requirement};
 use super::tree_source::resolve;
@@ -29,6 +31,12 @@ pub struct Definitions {
     pub(super) also: Vec<Line>,
     /// Whether there is a `pyproject.toml` that extras and groups were compared with.
     pub(super) has_project: bool,
+    /// Whether only the build of the project finds its dependencies.
+    #[serde(default)]
+    pub(super) is_dynamic: bool,
+    /// Settings of tools in `pyproject.toml` that would change the packages, and that are not read.
+    #[serde(default)]
+    pub(super) unread: Vec<Unread>,
     /// Which versions of Python the project accepts, in its notation.
     pub requires_python: Option<String>,
     /// Remarks on the definition for the report.
@@ -58,6 +66,17 @@ impl Definitions {
         self.own_lock.is_none() && self.also.is_empty() && self.files.values().all(Vec::is_empty)
     }
 
+    /// Returns whether nothing is read that names packages, not even an empty list of them. A project that leaves its
+    /// dependencies to its build names none.
+    pub fn names_nothing(&self) -> bool {
+        self.is_empty() && self.files().all(|file| self.is_dynamic && file == Path::new("pyproject.toml"))
+    }
+
+    /// Returns whether the dependencies of the project are left to its build, which does not run.
+    pub fn is_dynamic(&self) -> bool {
+        self.is_dynamic
+    }
+
     /// Returns whether only the application's own lock determines the installed packages.
     pub(crate) fn is_locked(&self) -> bool {
         self.own_lock.is_some() && self.also.is_empty()
@@ -73,6 +92,27 @@ impl Definitions {
         let lines =
             self.files.iter().flat_map(|(path, lines)| lines.iter().map(|line| (path.as_path(), line)));
         lines.filter(|(_, line)| line.meaning == LineKind::Option)
+    }
+
+    /// Returns whether a file requires hashes for all packages.
+    pub(super) fn requires_hashes(&self) -> Option<&Path> {
+        let demands = |line: &Line| line.text.split_whitespace().any(|word| word == "--require-hashes");
+        self.options().find(|(_, line)| demands(line)).map(|(path, _)| path)
+    }
+
+    /// Returns the options that choose between wheels and sources, one for each package or for all, as uv reads them.
+    pub(super) fn binary_options(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (_, line) in self.options() {
+            let text = line.text.replace('=', " ");
+            let words: Vec<&str> = text.split_whitespace().collect();
+            for pair in words.windows(2).filter(|pair| matches!(pair[0], "--no-binary" | "--only-binary")) {
+                let names = pair[1].split(',').filter(|name| !name.is_empty() && *name != ":none:");
+                let plain = |name: &str| if name == ":all:" { name.to_owned() } else { normal_name(name) };
+                found.extend(names.map(|name| format!("{}={}", pair[0], plain(name))));
+            }
+        }
+        found
     }
 
     /// Returns the files that belong to the definition, the application's lock last.
@@ -161,10 +201,16 @@ impl Definitions {
             }
             put(b"");
         }
+        // A lock of an earlier version ignores them.
+        if lock.is_none() {
+            self.unread.iter().for_each(|unread| put(unread.setting.as_bytes()));
+        }
         // A lock of an earlier version does not enforce them.
         if self.constraint_lines().iter().any(|(_, line)| !requirements::hashes_of(&line.text).is_empty()) {
             put(b"hashes of constraints");
         }
+        // A lock of an earlier version has none.
+        self.binary_options().iter().for_each(|option| put(option.as_bytes()));
         // Only if there is one: without it, the normal form is the same as before this setting existed.
         if !self.also.is_empty() {
             put(b"also");
@@ -423,6 +469,18 @@ mod tests {
         assert!(refused.contains("line 3: \"idna\" does not pin one version with its hashes"), "{refused}");
         let locked = [("requirements.txt", "--require-hashes\nsix==1.0 --hash=sha512:ab\n")];
         assert!(read_tree(&locked).unwrap().own_lock.is_some());
+        // The hash of a URL counts where a line has a `--hash`, as in pip, or all must have one.
+        let wheel = "a @ https://h/a-1-py3-none-any.whl#sha256=ab\n";
+        for (more, is_lock) in
+            [("--require-hashes\n", true), ("six==1.0 --hash=sha256:ab\n", true), ("", false)]
+        {
+            let text: &str = format!("{more}{wheel}").leak();
+            let read = read_tree(&[("requirements.txt", text)]).unwrap();
+            assert_eq!(read.own_lock.is_some(), is_lock, "{text}");
+        }
+        let text = "--no-binary :none:\n--only-binary=A_b,c --pre\n--no-binary :all:\nsix";
+        let options = read_tree(&[("requirements.txt", text)]).unwrap().binary_options();
+        assert_eq!(options, ["--only-binary=a-b", "--only-binary=c", "--no-binary=:all:"]);
         assert!(read_tree(&[("requirements.txt", "--pre\nsix")]).unwrap().allows_pre_releases());
         assert!(!read_tree(&[("requirements.txt", "six")]).unwrap().allows_pre_releases());
     }

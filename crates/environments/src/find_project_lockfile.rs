@@ -7,6 +7,7 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use super::definitions::Definitions;
 use super::locked::is_pinned;
 use super::project_lockfile::{ProjectLockfile, ProjectLockfileForm, STANDARD, UV};
+use super::requirements;
 use super::tree_source::TreeSource;
 
 /// Finds the lock that counts, among the lockfiles that the definition names and its own lines.
@@ -48,7 +49,10 @@ pub(super) fn find(
     let lines = definitions.package_lines();
     let mut listed = lines.iter().filter(|(file, _)| *file != Path::new("pyproject.toml"));
     let Some((file, _)) = listed.clone().next() else { return Ok(None) };
-    let all = listed.all(|(_, line)| is_pinned(line));
+    // As in pip, the hash of a URL alone does not require hashes of the others.
+    let has_hashes = listed.clone().any(|(_, line)| !requirements::hashes_of(&line.text).is_empty());
+    let all =
+        (has_hashes || definitions.requires_hashes().is_some()) && listed.all(|(_, line)| is_pinned(line));
     Ok(all.then(|| ProjectLockfile { file: (*file).to_path_buf(), form: ProjectLockfileForm::Requirements }))
 }
 

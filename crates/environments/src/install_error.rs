@@ -153,6 +153,7 @@ pub(super) fn parse_kind(text: &str) -> InstallErrorKind {
         "network was disabled",
         "Network connectivity is disabled",
         "HTTP status client error",
+        "network timeout",
     ]) {
         InstallErrorKind::Network
     } else if has(&["target environment is not supported by the lockfile"]) {
@@ -331,6 +332,10 @@ mod tests {
             (
                 "error: The target environment is not supported by the lockfile",
                 InstallErrorKind::OtherMachine,
+            ),
+            (
+                "error: Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT",
+                InstallErrorKind::Network,
             ),
             (
                 "error: Failed to download `six==1.17.0`\n  cause: Network connectivity is disabled, but the requested",

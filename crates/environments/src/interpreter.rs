@@ -122,7 +122,7 @@ pub(super) fn handle(path: &Path) -> Outcome<Interpreter> {
 ///
 /// # Errors
 /// The version or a part of the list is not PEP 440.
-fn satisfies(version: &str, list: &str) -> Outcome<bool> {
+pub(super) fn satisfies(version: &str, list: &str) -> Outcome<bool> {
     let version: Version = version.parse().context(|| format!("{version:?} is not a version"))?;
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let part: VersionSpecifier = part.parse().context(|| format!("{part:?} is not understood"))?;

@@ -64,6 +64,9 @@ pub struct Lock {
     /// The selected dependency groups of it.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// The options of uv that choose between wheels and sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) binary: Vec<String>,
 }
 
 /// The form of the document of a lock.
@@ -137,6 +140,7 @@ impl Lock {
             if let [one, other] = pair
                 && one.name == other.name
                 && (one.marker.is_none() || other.marker.is_none())
+                && (&one.version, &one.url) != (&other.version, &other.url)
             {
                 let [one, other] =
                     [one, other].map(|package| format!("{}=={}", package.name, package.version));
@@ -153,6 +157,7 @@ impl Lock {
             document,
             extras: Vec::new(),
             groups: Vec::new(),
+            binary: Vec::new(),
         };
         lock.check()?;
         Ok(lock)
@@ -164,6 +169,13 @@ impl Lock {
         self
     }
 
+    /// Returns the same lock with the options that choose between wheels and sources.
+    pub(super) fn with_binary(mut self, options: Vec<String>) -> Outcome<Self> {
+        self.binary = options;
+        self.check()?;
+        Ok(self)
+    }
+
     /// Refuses a lock whose words could be misread as something else in the lines of a list.
     ///
     /// # Errors
@@ -172,6 +184,14 @@ impl Lock {
         let refuse = |what: &str, word: &str| {
             Err(Failure::new(format!("the lock names the {what} {word:?}, which cannot be")))
         };
+        let is_option = |text: &&String| {
+            let names =
+                ["--no-binary=", "--only-binary="].iter().find_map(|option| text.strip_prefix(option));
+            names.is_some_and(|name| name == ":all:" || is_name(name))
+        };
+        if let Some(option) = self.binary.iter().find(|text| !is_option(text)) {
+            return refuse("option", option);
+        }
         for package in &self.packages {
             let Locked { name, version, marker, hashes, url } = package;
             if !is_name(name) {
@@ -259,6 +279,9 @@ impl Lock {
             for name in names {
                 text.push_str(&format!("# {what} {name}\n"));
             }
+        }
+        for option in &self.binary {
+            text.push_str(&format!("# {option}\n"));
         }
         hex::encode(Sha256::digest(text.as_bytes()))
     }

@@ -5,7 +5,7 @@
 //! application.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +14,12 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::normal_name;
 use refresh_system::{clock, disk};
 
-use super::author_hashes::{author_hashes, hashed_lines};
+use super::author_hashes::{author_hashes, hashed_lines, pinned_lines};
 use super::definitions::Definitions;
 use super::install_error::{self, InstallErrorKind};
 use super::interpreter::Interpreter;
 use super::lock::{Form, Lock, Origin};
-use super::locked::{Locked, pinned};
+use super::locked::Locked;
 use super::project_lockfile::{self, ProjectLockfile, ProjectLockfileForm};
 use super::pylock::{self, Pylock};
 use super::requirements::LineKind;
@@ -53,7 +53,8 @@ pub(super) struct LockRequest {
 /// Performs the operation.
 pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
     UvOperation::within(&request.setup, &format!("lock-{}", request.key), |operation| {
-        Locking { operation, request, definitions: &request.definitions }.lock()
+        let lock = Locking { operation, request, definitions: &request.definitions }.lock()?;
+        lock.with_binary(request.definitions.binary_options())
     })
 }
 
@@ -118,11 +119,14 @@ impl ResolveMode {
 
 impl Locking<'_> {
     fn lock(&self) -> Outcome<Lock> {
-        let way = match (&self.definitions.own_lock, self.request.upgrade) {
-            (Some(own), _) => return self.read(own),
-            (None, true) => ResolveMode::upgrade(clock::now()),
-            (None, false) => return self.resolve(),
-        };
+        if let Some(own) = &self.definitions.own_lock {
+            return self.read(own);
+        }
+        resolution_checks::refuse_unread(self.definitions, &self.operation.setup.indexes)?;
+        if !self.request.upgrade {
+            return self.resolve();
+        }
+        let way = ResolveMode::upgrade(clock::now());
         self.resolve_once(&way).map_err(|unresolved| unresolved.failure)
     }
 
@@ -133,8 +137,8 @@ impl Locking<'_> {
         let key = &self.request.key;
         let lock = match &own.form {
             ProjectLockfileForm::Requirements => {
-                let (packages, lines) = self.pinned_lines();
-                Lock::from_requirements(key, origin, packages, lines)
+                let listed = pinned_lines(self.definitions);
+                listed.and_then(|(packages, lines)| Lock::from_requirements(key, origin, packages, lines))
             }
             ProjectLockfileForm::Standard(text) => self.choose(text).and_then(|(extras, groups)| {
                 Ok(Lock::from_pylock(key, origin, text)?.choosing(extras, groups))
@@ -144,23 +148,8 @@ impl Locking<'_> {
             }
         };
         let lock = lock.context(context)?;
-        self.check_complete(own, &lock)?;
+        resolution_checks::refuse_unfit_lock(self.definitions, own, &lock)?;
         if self.definitions.also.is_empty() { Ok(lock) } else { self.with_also(&lock) }
-    }
-
-    /// Returns the lines that pin a version with hashes, each once, in the order of the files.
-    fn pinned_lines(&self) -> (Vec<Locked>, String) {
-        let mut lines: Vec<&str> = Vec::new();
-        let mut packages = Vec::new();
-        for (_, line) in self.definitions.package_lines() {
-            if let Some(package) = pinned(line)
-                && !lines.contains(&line.text.as_str())
-            {
-                packages.push(package);
-                lines.push(&line.text);
-            }
-        }
-        (packages, lines.iter().map(|line| format!("{line}\n")).collect())
     }
 
     /// Returns the selected extras and groups in the notation of a standard lock.
@@ -212,28 +201,17 @@ impl Locking<'_> {
         if exported.succeeded() {
             return Ok(exported.text());
         }
+        if let Some(member) = project_lockfile::directory_member(lock) {
+            return Err(Failure::new(format!("{member}, which has no hash"))
+                .hint("list its dependencies in [project] of the pyproject.toml at the root, and import it from app/")
+                .hint("or publish it to a package index, and require a release of it"));
+        }
         Err(install_error::explain(
             &exported,
             "it does not fit pyproject.toml",
             &self.operation.setup.network,
         )
         .hint("run `uv lock` in the application's repository, and commit uv.lock"))
-    }
-
-    /// Refuses a lock that lacks a package that the project requires by name.
-    fn check_complete(&self, own: &ProjectLockfile, lock: &Lock) -> Outcome<()> {
-        let lines = self.definitions.package_lines();
-        let asked = lines.iter().filter(|(file, _)| *file == Path::new("pyproject.toml"));
-        let lacks = asked
-            .filter_map(|(_, line)| match &line.meaning {
-                LineKind::Package(package) if !package.specification.contains(';') => Some(&package.name),
-                _ => None,
-            })
-            .find(|name| !lock.packages.iter().any(|package| package.name == **name));
-        let Some(name) = lacks else { return Ok(()) };
-        let file = own.file().display();
-        Err(Failure::new(format!("the application's {file} lacks {name}, which pyproject.toml asks for"))
-            .hint(format!("update {file} in the application's repository, and commit it")))
     }
 
     /// Adds the additional requirements of the host to the application's own lock. The locked packages do not change.

@@ -29,10 +29,7 @@ pub(super) fn is_pinned(line: &Line) -> bool {
 /// Reads a line that pins one version, or the URL of one wheel, with hashes.
 pub(super) fn pinned(line: &Line) -> Option<Locked> {
     let LineKind::Package(package) = &line.meaning else { return None };
-    let hashes = requirements::hashes_of(&line.text);
-    if hashes.is_empty() {
-        return None;
-    }
+    let mut hashes = requirements::hashes_of(&line.text);
     let (specifier, marker) = match package.specification.split_once(';') {
         Some((specifier, marker)) => (specifier, Some(marker.trim().to_owned())),
         None => (package.specification.as_str(), None),
@@ -41,11 +38,15 @@ pub(super) fn pinned(line: &Line) -> Option<Locked> {
     let specifier = if specifier.starts_with('[') { specifier.split_once(']')?.1.trim() } else { specifier };
     let name = package.name.clone();
     if let Some(url) = specifier.strip_prefix('@') {
-        let url = url.trim().split('#').next()?.to_owned();
+        let (url, fragment) = url.trim().split_once('#').unwrap_or((url.trim(), ""));
+        hashes.extend(requirements::hashes_of_fragment(fragment));
+        hashes.sort();
+        hashes.dedup();
+        let url = url.to_owned();
         let version = url.rsplit('/').next()?.strip_suffix(".whl")?.split('-').nth(1)?.to_owned();
-        return Some(Locked { name, version, marker, hashes, url: Some(url) });
+        return (!hashes.is_empty()).then_some(Locked { name, version, marker, hashes, url: Some(url) });
     }
     let version = specifier.strip_prefix("===").or_else(|| specifier.strip_prefix("=="))?.trim();
-    let is_one = !version.is_empty() && !version.contains([',', '*', '@', ' ', ')']);
+    let is_one = !hashes.is_empty() && !version.is_empty() && !version.contains([',', '*', '@', ' ', ')']);
     is_one.then(|| Locked { name, version: version.to_owned(), marker, hashes, url: None })
 }

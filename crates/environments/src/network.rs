@@ -101,11 +101,15 @@ mod tests {
 
     #[test]
     fn settings_of_pip_are_translated_to_variables_of_uv() {
-        let caller =
-            [("PIP_EXTRA_INDEX_URL", "https://e"), ("PIP_CERT", "/c.pem"), ("HTTPS_PROXY", "http://p")];
+        let caller = [
+            ("UV_HTTP_TIMEOUT", "90"),
+            ("PIP_EXTRA_INDEX_URL", "https://e"),
+            ("PIP_CERT", "/c.pem"),
+            ("HTTPS_PROXY", "http://p"),
+        ];
         assert_eq!(
             variables_of(&python(""), &caller),
-            ["HTTPS_PROXY=http://p", "UV_INDEX=https://e", "SSL_CERT_FILE=/c.pem"]
+            ["UV_HTTP_TIMEOUT=90", "HTTPS_PROXY=http://p", "UV_INDEX=https://e", "SSL_CERT_FILE=/c.pem"]
         );
         assert!(variables_of(&python(""), &[("PIP_CERT", "c.pem")]).is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -19,6 +19,19 @@ pub(super) struct Project {
     pub(super) lines: Vec<Line>,
     /// Remarks for the report.
     pub(super) notes: Vec<String>,
+    /// Whether only the build of the project finds its dependencies (`dynamic`).
+    pub(super) is_dynamic: bool,
+    /// Settings of tools that would change the installed packages, and that are not read.
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A setting of a tool that would change the packages that a resolution installs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unread {
+    /// Its name in `pyproject.toml`.
+    pub(super) setting: String,
+    /// The package that it takes from an index of its choice, which the host can name too.
+    pub(super) of_index: Option<String>,
 }
 
 /// Reads a project; `None` if the file has no project.
@@ -43,13 +56,43 @@ pub(super) fn read(bytes: &[u8], extras: &[String], groups: &[String]) -> Outcom
     if table.dynamic.iter().any(|name| name == "dependencies") {
         let note = "pyproject.toml leaves its dependencies to the build (dynamic): it adds no packages";
         reading.found.notes.push(note.to_owned());
+        reading.found.is_dynamic = true;
     }
     reading.found.requires_python.clone_from(&table.requires_python);
     reading.take(&table.dependencies)?;
     for extra in extras {
         reading.extra(extra)?;
     }
+    reading.found.unread = unread(&read.tool, &reading.found.lines);
     Ok(Some(reading.found))
+}
+
+/// Returns the settings of tools that would change the packages of these lines.
+fn unread(tool: &toml::Table, lines: &[Line]) -> Vec<Unread> {
+    let at = |tool_name: &str, key: &str| tool.get(tool_name).and_then(|table| table.get(key));
+    let is_required = |name: &str| {
+        let name = normal_name(name);
+        lines.iter().any(|line| matches!(&line.meaning, LineKind::Package(package) if package.name == name))
+    };
+    let mut found = Vec::new();
+    for key in ["constraint-dependencies", "override-dependencies"] {
+        if at("uv", key).and_then(toml::Value::as_array).is_some_and(|list| !list.is_empty()) {
+            found.push(Unread { setting: format!("tool.uv.{key}"), of_index: None });
+        }
+    }
+    for (tool, key, by_index) in [("uv", "sources", "index"), ("poetry", "dependencies", "source")] {
+        let table = at(tool, key).and_then(toml::Value::as_table);
+        for (name, value) in table.into_iter().flatten().filter(|(name, _)| is_required(name)) {
+            let all = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let names = |source: &str| all.iter().any(|one| one.get(source).is_some());
+            let elsewhere = ["git", "url", "path", "file", "workspace"].into_iter().any(names);
+            if elsewhere || names(by_index) {
+                let of_index = (!elsewhere).then(|| normal_name(name));
+                found.push(Unread { setting: format!("tool.{tool}.{key}.{name}"), of_index });
+            }
+        }
+    }
+    found
 }
 
 /// The state of reading the tables.
@@ -139,6 +182,8 @@ struct File {
     project: Option<ProjectTable>,
     #[serde(default)]
     dependency_groups: BTreeMap<String, Vec<Spanned<Entry>>>,
+    #[serde(default)]
+    tool: toml::Table,
 }
 
 #[derive(Deserialize)]
@@ -187,6 +232,36 @@ mod tests {
         assert_eq!(names(&[], &[]).unwrap(), ["six"]);
         assert_eq!(names(&["all-of"], &[]).unwrap(), ["six", "flask", "idna"]);
         assert_eq!(names(&["web"], &["dev"]).unwrap(), ["ruff", "pytest", "six", "flask"]);
+    }
+
+    #[test]
+    fn settings_of_tools_that_would_change_the_packages_are_named() {
+        let unread = |tools: &str| {
+            let text = format!("[project]\nname = 'x'\ndependencies = ['My_Lib', 'six']\n{tools}");
+            let unread = read(text.as_bytes(), &[], &[]).unwrap().unwrap().unread;
+            unread.into_iter().map(|it| (it.setting, it.of_index)).collect::<Vec<_>>()
+        };
+        for (tools, setting, of_index) in [
+            ("[tool.uv]\nconstraint-dependencies = ['six<1']\n", "tool.uv.constraint-dependencies", None),
+            ("[tool.uv]\noverride-dependencies = ['six<1']\n", "tool.uv.override-dependencies", None),
+            ("[tool.uv.sources]\nmy-lib = { git = 'https://h/x' }\n", "tool.uv.sources.my-lib", None),
+            ("[tool.uv.sources]\nsix = { index = 'i' }\n", "tool.uv.sources.six", Some("six")),
+            ("[tool.uv.sources]\nsix = [{ index = 'i' }, { path = 'p' }]\n", "tool.uv.sources.six", None),
+            (
+                "[tool.poetry.dependencies]\nmy-lib = { path = 'x' }\n",
+                "tool.poetry.dependencies.my-lib",
+                None,
+            ),
+        ] {
+            assert_eq!(unread(tools), [(setting.to_owned(), of_index.map(str::to_owned))], "{tools}");
+        }
+        for tools in [
+            "[tool.uv]\nconstraint-dependencies = []\n",
+            "[tool.uv.sources]\nother = { workspace = true }\n",
+            "[tool.poetry.dependencies]\nsix = '^1'\nmy-lib = { version = '*', optional = true }\n",
+        ] {
+            assert_eq!(unread(tools), [], "{tools}");
+        }
     }
 
     #[test]

@@ -73,6 +73,19 @@ pub(super) fn is_lock(name: &Path) -> bool {
             && name.to_str().is_some_and(|name| name.starts_with("pylock.")))
 }
 
+/// Returns a sentence about a package of uv's lock that is a directory of the application: a member of its workspace, or
+/// a path. uv reads such directories itself, and they have no hash.
+pub(super) fn directory_member(lock: &str) -> Option<String> {
+    let read: toml::Table = toml::from_str(lock).ok()?;
+    read.get("package")?.as_array()?.iter().find_map(|package| {
+        let source = package.get("source")?;
+        let kinds = ["editable", "directory", "virtual", "path"];
+        let path = kinds.iter().find_map(|kind| source.get(kind))?.as_str()?;
+        let name = package.get("name")?.as_str()?;
+        (path != ".").then(|| format!("it takes {name} from the path {path} of the application"))
+    })
+}
+
 /// Returns the variables with which uv treats the indexes of a lock as configured. uv queries none of them.
 pub(super) fn registries(lock: &str) -> Vec<(String, String)> {
     #[derive(Deserialize)]
@@ -103,6 +116,18 @@ pub(super) fn registries(lock: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_of_a_workspace_is_found_and_the_project_is_none() {
+        let of =
+            |source: &str| directory_member(&format!("[[package]]\nname = 'x'\nsource = {{ {source} }}\n"));
+        for source in ["editable = 'packages/x'", "virtual = 'packages/x'", "directory = '../x'"] {
+            assert!(of(source).unwrap().starts_with("it takes x from the path "), "{source}");
+        }
+        for source in ["editable = '.'", "virtual = '.'", "registry = 'https://h/simple'"] {
+            assert_eq!(of(source), None, "{source}");
+        }
+    }
 
     #[test]
     fn the_indexes_of_a_lock_are_passed_to_uv() {

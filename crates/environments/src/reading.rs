@@ -60,8 +60,7 @@ pub fn read(source: &dyn TreeSource, choice: &DefinitionFilter<'_>) -> Outcome<D
 
 /// Refuses requirements without hashes if a file requires hashes for all (`--require-hashes`).
 fn check_required_hashes(found: &Definitions) -> Outcome<()> {
-    let demands = |line: &Line| line.text.split_whitespace().any(|word| word == "--require-hashes");
-    let Some((by, _)) = found.options().find(|(_, line)| demands(line)) else { return Ok(()) };
+    let Some(by) = found.requires_hashes() else { return Ok(()) };
     if found.own_lock.is_some() {
         return Ok(());
     }
@@ -173,6 +172,8 @@ impl Reading<'_> {
         };
         self.found.notes.extend(project.notes);
         self.found.has_project = true;
+        self.found.is_dynamic = project.is_dynamic;
+        self.found.unread = project.unread;
         self.found.requires_python = project.requires_python;
         self.found.files.insert(path.clone(), project.lines);
         self.found.roots.push(path);

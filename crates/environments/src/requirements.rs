@@ -179,8 +179,7 @@ pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), S
     let url = url.split(" ;").next().unwrap_or(url).trim();
     let (place, fragment) = url.split_once('#').unwrap_or((url, ""));
     let is_web = place.starts_with("https://") || place.starts_with("http://");
-    let is_hash = |part: &str| part.split_once('=').is_some_and(|(name, _)| ALGORITHMS.contains(&name));
-    let has_hash = fragment.split('&').any(is_hash) || !hashes_of(options).is_empty();
+    let has_hash = !hashes_of_fragment(fragment).is_empty() || !hashes_of(options).is_empty();
     if is_web && Path::new(place).extension().is_some_and(|ending| ending == "whl") && has_hash {
         return Ok(());
     }
@@ -188,6 +187,13 @@ pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), S
         "{url:?} cannot be verified: only a release of the package index can, or the URL of a wheel that ends in \
          #sha256=… (or has a --hash)"
     ))
+}
+
+/// Returns the hashes in the fragment of a URL, as `sha256:…`.
+pub(crate) fn hashes_of_fragment(fragment: &str) -> Vec<String> {
+    let pairs = fragment.split('&').filter_map(|part| part.trim().split_once('='));
+    let known = pairs.filter(|(name, _)| ALGORITHMS.contains(name));
+    known.map(|(name, digits)| format!("{name}:{}", digits.to_ascii_lowercase())).collect()
 }
 
 /// Returns all hashes in the `--hash` options of a line, as `sha256:…`, sorted.
@@ -324,9 +330,13 @@ fn allowed(word: &str, options: &[&str]) -> Result<(), String> {
     let redirects = REDIRECTIONS.contains(&name)
         || (!name.starts_with("--") && (name.starts_with("-i") || name.starts_with("-f")));
     if redirects {
+        let setting = match name {
+            "--extra-index-url" | "--index" => "indexes = { PACKAGE = \"URL\" } under [python]",
+            _ => "python.index_url",
+        };
         return Err(format!(
-            "{name} would send uv to another index, which only the host may do (python.index_url in \
-             its refresh.toml)"
+            "{name} would send uv to another index, which only the host may do: remove it, and set {setting} in the \
+             host's refresh.toml"
         ));
     }
     if name.starts_with("-e") || name == "--editable" {

@@ -1,9 +1,15 @@
 //! Checks of a resolution: uv only warns of a release or an extra that the application does not get as required. Pure.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use refresh_system::error::{Failure, Outcome};
 
 use super::definitions::Definitions;
-use super::requirements::LineKind;
+use super::interpreter::satisfies;
+use super::lock::Lock;
+use super::project_lockfile::ProjectLockfile;
+use super::requirements::{LineKind, Requirement};
 
 /// Refuses releases that their authors have withdrawn (PEP 592): uv installs a pinned one, with a warning that is
 /// easily missed on a fleet.
@@ -37,4 +43,137 @@ pub(super) fn refuse_unknown_extras(definitions: &Definitions, unknown: &[(Strin
         }
     }
     Ok(())
+}
+
+/// Refuses to resolve a project whose tools would install other packages: settings of tools are not read. `indexes` are
+/// those that the host names for single packages.
+pub(super) fn refuse_unread(definitions: &Definitions, indexes: &BTreeMap<String, String>) -> Outcome<()> {
+    let is_replaced = |package: &String| indexes.contains_key(package);
+    let Some(unread) = definitions.unread.iter().find(|it| !it.of_index.as_ref().is_some_and(is_replaced))
+    else {
+        return Ok(());
+    };
+    let failure = Failure::new(format!(
+        "{} in pyproject.toml is not read: without a lockfile, other packages would be installed",
+        unread.setting
+    ));
+    let failure = match &unread.of_index {
+        Some(package) => failure.hint(format!(
+            "name that index: indexes = {{ {package} = \"URL\" }} under [python] in the host's refresh.toml"
+        )),
+        None => failure,
+    };
+    Err(failure.hint("commit a lockfile: uv.lock, pylock.toml, or requirements.txt with a hash on each line"))
+}
+
+/// Refuses a lock of the application that lacks a package that the project requires by name, or that has a version
+/// which the project or a constraint excludes. A requirement with a marker may be for another machine.
+pub(super) fn refuse_unfit_lock(
+    definitions: &Definitions,
+    own: &ProjectLockfile,
+    lock: &Lock,
+) -> Outcome<()> {
+    let required = definitions.package_lines().into_iter();
+    let required = required.filter(|(file, _)| *file == Path::new("pyproject.toml"));
+    // Beside a lockfile, other lists are not read.
+    let limits = if own.content().is_some() { Vec::new() } else { definitions.constraint_lines() };
+    let lines = required.map(|line| (line, true)).chain(limits.into_iter().map(|line| (line, false)));
+    for ((file, line), is_required) in lines {
+        let LineKind::Package(package) = &line.meaning else { continue };
+        if package.specification.contains(';') {
+            continue;
+        }
+        let mut locked = lock.packages.iter().filter(|locked| locked.name == package.name).peekable();
+        let (name, file, own) = (&package.name, file.display(), own.file().display());
+        let why = match locked.peek() {
+            None if is_required => format!("lacks {name}, which {file} asks for"),
+            None => continue,
+            Some(first) => {
+                let (version, wanted) = (&first.version, versions(package));
+                let is_fit = |version: &str| satisfies(version, wanted).unwrap_or(true);
+                if locked.any(|locked| locked.url.is_some() || is_fit(&locked.version)) {
+                    continue;
+                }
+                format!("has {name} {version}, and {file} asks for {name}{wanted}")
+            }
+        };
+        return Err(Failure::new(format!("the application's {own} {why}"))
+            .hint(format!("update {own} in the application's repository, and commit it")));
+    }
+    Ok(())
+}
+
+/// Returns the versions that a requirement accepts, without its extras; empty for a URL.
+fn versions(package: &Requirement) -> &str {
+    let text = package.specification.trim();
+    let text =
+        text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(text, |(_, rest)| rest).trim();
+    let text = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(text);
+    if text.starts_with('@') { "" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::author_hashes::pinned_lines;
+    use super::super::lock::Origin;
+    use super::super::project::Unread;
+    use super::super::project_lockfile::ProjectLockfileForm;
+    use super::super::requirements;
+    use super::*;
+
+    fn refusal(project: &str, requirements: &str, constraints: &str) -> Option<String> {
+        let hash = format!("--hash=sha256:{}", "a".repeat(64));
+        let parsed = |text: &str| requirements::parse(text.replace("HASH", &hash).as_bytes(), "x").unwrap();
+        let definitions = Definitions {
+            files: [
+                ("pyproject.toml".into(), parsed(project)),
+                ("requirements.txt".into(), parsed(&format!("-c limits.txt\n{requirements}"))),
+                ("limits.txt".into(), parsed(constraints)),
+            ]
+            .into(),
+            roots: vec!["pyproject.toml".into(), "requirements.txt".into()],
+            ..Definitions::default()
+        };
+        let file = std::path::PathBuf::from("requirements.txt");
+        let own = ProjectLockfile { file: file.clone(), form: ProjectLockfileForm::Requirements };
+        let (packages, lines) = pinned_lines(&definitions).unwrap();
+        let lock = Lock::from_requirements("k", Origin::Application { file }, packages, lines).unwrap();
+        let refused = refuse_unfit_lock(&definitions, &own, &lock).err()?;
+        Some(refused.summary().to_owned())
+    }
+
+    #[test]
+    fn a_lock_without_a_required_package_or_with_an_excluded_version_is_refused() {
+        let locked = "six==1.16.0 HASH\nweb[all]==2.0rc1 HASH\n";
+        for (project, constraints) in [
+            ("", ""),
+            ("six>=1,<2\nweb[all]>=1", "six==1.16.*\nidna<3"),
+            ("", "six (<1.17)\nsix>=2 ; os_name == 'x'"),
+        ] {
+            assert_eq!(refusal(project, locked, constraints), None, "{project} {constraints}");
+        }
+        for (project, constraints, why) in [
+            ("idna", "", "lacks idna, which pyproject.toml asks for"),
+            ("six>=1.17", "", "has six 1.16.0, and pyproject.toml asks for six>=1.17"),
+            ("", "six>=1.17", "has six 1.16.0, and limits.txt asks for six>=1.17"),
+            ("", "six==1.17 HASH", "has six 1.16.0, and limits.txt asks for six==1.17"),
+        ] {
+            let refused = refusal(project, locked, constraints).unwrap();
+            assert!(refused.ends_with(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_not_read_is_refused_unless_the_host_names_the_index() {
+        let refused = |of_index: Option<&str>| {
+            let unread =
+                Unread { setting: "tool.uv.sources.six".to_owned(), of_index: of_index.map(str::to_owned) };
+            let definitions = Definitions { unread: vec![unread], ..Definitions::default() };
+            let indexes = [("six".to_owned(), "https://h/simple".to_owned())].into();
+            refuse_unread(&definitions, &indexes).err().map(|failure| failure.hint_texts())
+        };
+        assert_eq!(refused(Some("six")), None);
+        assert_eq!(refused(None).unwrap().len(), 1);
+        assert!(refused(Some("idna")).unwrap()[0].contains("indexes = { idna = \"URL\" }"));
+    }
 }

@@ -4,6 +4,9 @@ use refresh_programs::process::{ChildEnd, Finished};
 use refresh_system::clock;
 use refresh_system::error::Failure;
 
+/// What that command needs, and a small system does not have.
+const NO_NTP: &str = "if it reports that NTP is not supported: apt install systemd-timesyncd";
+
 /// The kinds of failed fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FetchFailure {
@@ -11,6 +14,8 @@ pub(crate) enum FetchFailure {
     Unreachable,
     /// It answers, and refuses the credentials or requires some.
     Authentication,
+    /// It answers with something else than a repository, such as a page for people.
+    NoGit,
     /// It answers that the repository does not exist.
     UnknownRepository,
     /// It is not the expected host (ssh host key, TLS certificate).
@@ -73,6 +78,7 @@ impl FetchFailure {
         Failure::new(format!("the clock is wrong: it is at {now}, and the last fetch was at {been}"))
             .because(failure)
             .command("timedatectl set-ntp true", &[])
+            .hint(NO_NTP)
     }
 
     /// Reports a failure as this kind, although its words indicated another one.
@@ -94,6 +100,10 @@ impl FetchFailure {
             Self::UnknownRepository => (
                 format!("{url} has no repository, or these credentials may not read it"),
                 "check the URL: --repo of init, or url under [remote] in the host's refresh.toml",
+            ),
+            Self::NoGit => (
+                format!("{url} answers with something else than a repository, such as a page for a login"),
+                "check the URL and the proxy: a login or a proxy may answer in place of the repository",
             ),
             Self::HostIdentity => (
                 format!("the host of {url} did not prove its identity"),
@@ -119,16 +129,17 @@ impl FetchFailure {
                 "the mirror of the remote is damaged".to_owned(),
                 "the next fetch replaces it; check the disk",
             ),
-            Self::DiskFull => {
-                ("the disk is full".to_owned(), "free space on the file system of /var/lib/ladylinux-refresh")
-            }
+            Self::DiskFull => (
+                "the disk, or a quota on it, is full".to_owned(),
+                "free space on the file system of the store: /opt/ladylinux-refresh, or `store` in the host's refresh.toml",
+            ),
             Self::Other => (format!("cannot fetch from {url}"), "the lines above are git's own words"),
         }
     }
 }
 
 /// Texts of git, of curl and of ssh in lower case, and the failures that they mean. The first match counts.
-const TEXTS: [(FetchFailure, &[&str]); 8] = [
+const TEXTS: [(FetchFailure, &[&str]); 9] = [
     (FetchFailure::DiskFull, &["no space left on device", "disk quota exceeded"]),
     (
         FetchFailure::HostIdentity,
@@ -175,6 +186,7 @@ const TEXTS: [(FetchFailure, &[&str]); 8] = [
             "could not resolve proxy",
         ],
     ),
+    (FetchFailure::NoGit, &["not valid: is this a git repository?"]),
     (
         FetchFailure::UnknownRepository,
         &[
@@ -198,8 +210,15 @@ const TEXTS: [(FetchFailure, &[&str]); 8] = [
             "error: 502",
             "error: 503",
             "error: 504",
+            "error: 52",
             "connection reset",
+            "connection closed by",
             "broken pipe",
+            "empty reply from server",
+            "gnutls_handshake() failed",
+            "ssl_error_syscall",
+            "unexpected eof while reading",
+            "was not closed cleanly",
         ],
     ),
     (
@@ -253,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_failures_of_git_are_distinguished() {
-        let cases: [(&str, FetchFailure); 14] = [
+        let cases = [
             ("fatal: unable to access 'https://h/r/': Could not resolve host: h", FetchFailure::Unreachable),
             (
                 "fatal: unable to access 'http://h/': Failed to connect to h port 80",
@@ -286,6 +305,19 @@ mod tests {
             ("fatal: the remote end hung up unexpectedly\nfatal: early EOF", FetchFailure::Interrupted),
             (
                 "fatal: unable to access 'https://h/r/': The requested URL returned error: 503",
+                FetchFailure::Interrupted,
+            ),
+            ("fatal: https://h/r/info/refs not valid: is this a git repository?", FetchFailure::NoGit),
+            (
+                "fatal: unable to access 'https://h/': gnutls_handshake() failed: Error in the pull function.",
+                FetchFailure::Interrupted,
+            ),
+            ("fatal: unable to access 'https://h/': Empty reply from server", FetchFailure::Interrupted),
+            ("kex_exchange_identification: Connection closed by remote host", FetchFailure::Interrupted),
+            ("OpenSSL SSL_connect: SSL_ERROR_SYSCALL in connection to h:443", FetchFailure::Interrupted),
+            ("The requested URL returned error: 522", FetchFailure::Interrupted),
+            (
+                "HTTP/2 stream 5 was not closed cleanly before end of the underlying stream",
                 FetchFailure::Interrupted,
             ),
             ("something new", FetchFailure::Other),

@@ -91,7 +91,9 @@ fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a Strin
     }
     let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
     let Some(first) = some.iter().find(|name| **name == "main").or(some.first()) else {
-        return failure.hint("the remote has no branches at all");
+        return failure.hint(
+            "the remote lists no branches: it is empty, or a page for a login answers in place of the repository",
+        );
     };
     failure.hint(format!("the remote has {}", some.join(", "))).command("ladylinux-refresh run", &[first])
 }

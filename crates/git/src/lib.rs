@@ -286,10 +286,12 @@ fn lenient(table: &str, severity: &str) -> Vec<String> {
     STYLE.iter().flat_map(|rule| ["-c".to_owned(), format!("{table}.{rule}={severity}")]).collect()
 }
 
-/// Allows one git command to use one transport, by git's name of it. Options of the sub-command must be added
-/// afterwards.
-pub fn allowing(program: Program, transport: &str) -> Program {
-    program.env(ALLOWED_TRANSPORTS, transport).arg("-c").arg(format!("protocol.{transport}.allow=always"))
+/// Allows one git command to use these transports, by git's names of them with colons between them. Options of the
+/// sub-command must be added afterwards.
+pub fn allowing(program: Program, transports: &str) -> Program {
+    transports.split(':').fold(program.env(ALLOWED_TRANSPORTS, transports), |program, transport| {
+        program.arg("-c").arg(format!("protocol.{transport}.allow=always"))
+    })
 }
 
 /// Joins paths in the form of git's variables: separated by colons, each quoted because it may contain a colon.

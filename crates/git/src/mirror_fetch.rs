@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use refresh_programs::process::{Finished, Keep};
 use refresh_settings::names::{BranchName, CommitId, RunId};
-use refresh_system::error::{Failure, Outcome};
+use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{checkpoint, clock, disk};
 
 use super::fetch_failure::FetchFailure;
@@ -23,6 +23,19 @@ const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// The number of packs from which the mirror is repacked, and the number of loose objects in one of its 256
 /// directories.
 const MANY: (usize, usize) = (40, 32);
+
+/// How long packing the mirror again may take. It is only tidying up, so it must end before the unit of the fetch does.
+const REPACK: Duration = Duration::from_secs(300);
+
+/// The space that must be free beside a second copy of all packs: the same that every run needs.
+const RESERVE: u64 = 256 << 20;
+
+/// Settings with which packing takes little memory beside the running service.
+const SPARING: [&str; 6] =
+    ["-c", "pack.threads=1", "-c", "pack.windowMemory=64m", "-c", "core.bigFileThreshold=16m"];
+
+/// The largest number of files of the mirror that are added up.
+const ENTRIES: u64 = 500_000;
 
 /// The ref of the commit from the last bundle.
 const FROM_BUNDLE: &str = "refs/bundle";
@@ -252,7 +265,17 @@ impl Mirror {
         if packs < MANY.0 && loose < MANY.1 {
             return Ok(());
         }
-        let program = self.bare()?.args(["repack", "-a", "-d", "-k", "--quiet"]).deadline(LONG);
+        let size = disk::usage(&self.path.join("objects"), ENTRIES).bytes;
+        let found = rustix::fs::statvfs(&self.path).context(|| "cannot read the mirror".to_owned())?;
+        if !has_room(found.f_bavail.saturating_mul(found.f_frsize), size) {
+            let needed = (size + RESERVE).div_ceil(1 << 20);
+            let note =
+                format!("the mirror has many packs; packing it again needs {needed} MiB of free space");
+            self.git.runner().events().note(&note);
+            return Ok(());
+        }
+        let program =
+            self.bare()?.args(SPARING).args(["repack", "-a", "-d", "-k", "--quiet"]).deadline(REPACK);
         let packed = self.git.runner().run(&program)?;
         if !packed.succeeded() {
             let why = packed.last_lines(2).join("; ");
@@ -308,6 +331,11 @@ impl Mirror {
     }
 }
 
+/// Returns whether a second copy of `size` bytes leaves the reserve free.
+fn has_room(free: u64, size: u64) -> bool {
+    free.checked_sub(size).is_some_and(|rest| rest >= RESERVE)
+}
+
 /// Removes the locks and unfinished packs of a fetch that was killed, which would block the next one. Only one run
 /// fetches at a time.
 fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
@@ -327,4 +355,16 @@ fn is_in_the_way(name: &str, wanted: &str) -> bool {
     let below =
         |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
     below(name, wanted) || below(wanted, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_packed_again_only_if_a_second_copy_fits_beside_the_reserve() {
+        assert!(has_room(RESERVE + 100, 100));
+        assert!(!has_room(RESERVE + 99, 100));
+        assert!(!has_room(50, 100));
+    }
 }

@@ -2,6 +2,7 @@
 //! reads nothing that a remote sent. Root makes and exchanges directories in the store, which root owns.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +23,9 @@ use super::{Git, LONG};
 const SSH_DIRECTORY: &str = "/root/.ssh";
 /// The keys that ssh tries by default, the preferred one first.
 const SSH_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// A longer limit of a fetch counts as this one: it must fit into a time of systemd.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The conductor's side.
 #[derive(Debug, Clone)]
@@ -44,7 +48,7 @@ impl MirrorUnit {
             return Err(Failure::new(format!("{} is not a directory", self.path.display()))
                 .command("mv", &[&self.path, &aside(&self.path)]));
         }
-        let mut options = UnitOptions::new(role, LONG);
+        let mut options = UnitOptions::new(role, deadline(role, &self.remote));
         if matches!(call, Call::RemoteTip { .. }) {
             options = options.brief();
         }
@@ -161,6 +165,15 @@ impl MirrorUnit {
     }
 }
 
+/// Returns the deadline of a unit: its parts have limits of their own, which must end first.
+fn deadline(role: Role, remote: &Remote) -> Duration {
+    match role {
+        // At most two attempts each, to list the branches, to fetch them, and to fetch them into a new mirror.
+        Role::Fetch => LONG + remote.deadline.min(LONGEST) * 6,
+        _ => LONG,
+    }
+}
+
 /// Returns the path at which a new mirror is made.
 fn beside(mirror: &Path) -> PathBuf {
     mirror.with_file_name("mirror.git.new")
@@ -193,4 +206,20 @@ fn secrets(mut options: UnitOptions, remote: &Remote) -> Outcome<UnitOptions> {
         _ => {}
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_fetches_lives_longer_than_the_limits_of_its_parts() {
+        for deadline_of_fetch in [Duration::from_secs(600), Duration::from_secs(7200)] {
+            let remote = Remote { deadline: deadline_of_fetch, ..Remote::default() };
+            assert!(deadline(Role::Fetch, &remote) > deadline_of_fetch * 4);
+            assert_eq!(deadline(Role::Build, &remote), LONG);
+        }
+        let endless = Remote { deadline: Duration::MAX, ..Remote::default() };
+        assert!(deadline(Role::Fetch, &endless) > LONGEST);
+    }
 }

@@ -30,7 +30,9 @@ pub(super) fn with_access_to_remote(
     url: &RemoteUrl,
 ) -> Outcome<Program> {
     let mut settings = Vec::new();
-    program = allowing(program, url.transport.as_ref());
+    // A server may redirect to the same repository by https, which is always allowed.
+    let transports = if url.transport == Transport::Http { "http:https" } else { url.transport.as_ref() };
+    program = allowing(program, transports);
     for (name, value) in git.network() {
         program = program.env(name, value);
     }

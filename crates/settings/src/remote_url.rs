@@ -31,7 +31,10 @@ impl RemoteUrl {
                 };
                 (transport, rest)
             }
-            None if text.contains("::") => return refuse("it names a remote helper"),
+            // git takes brackets for an address of IPv6, and no helper has one in its name.
+            None if text.contains("::") && !is_in_brackets(text) => {
+                return refuse("it names a remote helper");
+            }
             None => match text.split_once(':') {
                 Some((host, path)) if !host.contains('/') && !path.is_empty() => (Transport::Ssh, text),
                 _ => {
@@ -44,7 +47,8 @@ impl RemoteUrl {
         if let Some((user, host)) = place.rsplit_once('@') {
             if user.contains(':') || matches!(transport, Transport::Https | Transport::Http) {
                 return Err(Failure::new("the URL of the remote is refused: it holds credentials")
-                    .hint("put the token into a file that only its owner can read, and name it as remote.token_file"));
+                    .hint("put the token into a file that only its owner can read, and name it as remote.token_file")
+                    .hint("the name of a user goes to remote.token_user"));
             }
             if user.starts_with('-') || host.starts_with('-') {
                 return refuse("its host or user starts with a dash");
@@ -68,6 +72,12 @@ impl RemoteUrl {
         let is_path = text.starts_with('/');
         let host = text.split_once('/').map_or("", |(host, _)| host);
         let is_bare = host.contains('.') && !host.starts_with('.') && !text.contains(':');
+        if let Some((scheme @ ("https" | "http"), rest)) = text.split_once("://")
+            && let Some((user, _)) = rest.split('/').next().and_then(|place| place.rsplit_once('@'))
+            && !user.contains(':')
+        {
+            return Self::usable(&format!("{scheme}://{}", rest.get(user.len() + 1..)?));
+        }
         let url = match (is_path, is_bare) {
             (true, _) => format!("file://{text}"),
             (_, true) => format!("https://{text}"),
@@ -77,6 +87,16 @@ impl RemoteUrl {
             Self::parse(&url, &[Transport::Http, Transport::Git, Transport::File]).ok()?.transport;
         Some((url, Some(transport).filter(|transport| !transport.is_safe())))
     }
+}
+
+/// Returns whether all colons up to the path of `[USER@][ADDRESS]:PATH` are in the brackets.
+fn is_in_brackets(text: &str) -> bool {
+    let inner = text.split_once('[').and_then(|(before, rest)| Some((before, rest.split_once("]:")?.0)));
+    inner.is_some_and(|(before, address)| {
+        (before.is_empty() || before.ends_with('@'))
+            && !before.contains([':', '/'])
+            && address.parse::<std::net::Ipv6Addr>().is_ok()
+    })
 }
 
 impl Transport {
@@ -96,6 +116,8 @@ mod tests {
             ("https://example.org/a/b.git", Transport::Https),
             ("ssh://git@example.org/a", Transport::Ssh),
             ("git@example.org:a/b.git", Transport::Ssh),
+            ("git@[2001:db8::1]:a/b.git", Transport::Ssh),
+            ("[::1]:a/b.git", Transport::Ssh),
         ] {
             assert_eq!(RemoteUrl::parse(text, &[]).unwrap().transport, transport, "{text}");
         }
@@ -116,6 +138,7 @@ mod tests {
             ("HTTP://h/a", "HTTP://h/a", Some(Transport::Http)),
             ("/srv/a.git", "file:///srv/a.git", Some(Transport::File)),
             ("github.com/you/app", "https://github.com/you/app", None),
+            ("https://alice@h/org/_git/x", "https://h/org/_git/x", None),
         ] {
             assert_eq!(RemoteUrl::usable(text), Some((url.to_owned(), transport)), "{text}");
         }
@@ -140,6 +163,9 @@ mod tests {
         for text in [
             "ext::sh -c x",
             "ext::x",
+            "ext::[::1]:x",
+            "git@[ext::x]:a",
+            "-o@[::1]:a",
             "-x",
             "",
             "--upload-pack=x",

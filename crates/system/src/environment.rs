@@ -10,7 +10,7 @@ pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 /// The variables that configure proxies, certificates and package indexes for network tools. uv and git receive them;
 /// nothing else of the caller's environment reaches a child.
-pub const NETWORK: [&str; 15] = [
+pub const NETWORK: [&str; 16] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "HTTPS_PROXY",
@@ -26,6 +26,7 @@ pub const NETWORK: [&str; 15] = [
     "PIP_CERT",
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
+    "UV_HTTP_TIMEOUT",
 ];
 
 /// Returns a variable, if it is set and not empty.

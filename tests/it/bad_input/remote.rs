@@ -25,6 +25,12 @@ fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     refused(&host, &["run", "--if-changed", "feature/logni"], 3, &["in preflight: ", missing[0], missing[1]]);
     let next = format!("  next         {} plan --strict feature/login\n", typed(&host));
     refused(&host, &["plan", "--strict", "feature/logni"], 3, &["in plan: ", missing[0], missing[1], &next]);
+    // If no person has typed the name, a similar branch can be an older version.
+    let settings = fs::read_to_string(host.layout.host_file()).unwrap();
+    fs::write(host.layout.host_file(), format!("branch = \"feature/logni\"\n{settings}")).unwrap();
+    let next = format!("  next         {} run --strict\n", typed(&host));
+    refused(&host, &["run", "--strict"], 3, &[missing[0], missing[1], &next]);
+    fs::write(host.layout.host_file(), settings).unwrap();
 
     let url = host.url();
     reconfigure(&host, &url, "git://127.0.0.1:1/app.git");

@@ -119,7 +119,13 @@ fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
     let owner = Owner::of(&layout.app()).ok()?;
     let all = [Transport::Http, Transport::Git, Transport::File];
     let origin = tree_of(layout, runner, owner).ok()?.origin;
-    origin.filter(|url| RemoteUrl::parse(url, &all).is_ok())
+    let origin = origin?;
+    match RemoteUrl::parse(&origin, &all) {
+        Ok(_) => Some(origin),
+        // Only the name of a user is in the way, which may be a secret.
+        Err(_) if origin.contains("://") => RemoteUrl::usable(&origin).map(|(url, _)| url),
+        Err(_) => None,
+    }
 }
 
 /// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
@@ -158,6 +164,11 @@ fn check_url(options: &InitOptions) -> Outcome<()> {
     checked.map_err(|failure| match RemoteUrl::usable(url) {
         Some((url, transport)) => {
             let refused = Failure::new(failure.summary());
+            let refused = if options.repo.as_ref().is_some_and(|repo| repo.contains('@')) {
+                failure.hints().into_iter().fold(refused, Failure::hint)
+            } else {
+                refused
+            };
             let refused = match transport {
                 Some(_) => refused.hint("use https or ssh if the repository has them, or allow this one"),
                 None => refused,

@@ -27,9 +27,8 @@ const DIRECTORY: &str = "requirements";
 /// # Errors
 /// There is such a file; or the mirror cannot be read.
 pub(super) fn check(on: &Installation, release: &Release) -> Outcome<()> {
-    let is_empty = release.definitions.is_empty() && release.definitions.files().next().is_none();
     // Chosen patterns are a decision of the host or of the application.
-    if !is_empty || release.settings.python.definitions.is_some() {
+    if !release.definitions.names_nothing() || release.settings.python.definitions.is_some() {
         return Ok(());
     }
     let Some(file) = unread(on, release)? else { return Ok(()) };
@@ -39,10 +38,14 @@ pub(super) fn check(on: &Installation, release: &Release) -> Outcome<()> {
         "commit its packages as requirements.txt, pylock.toml, uv.lock or [project] of pyproject.toml"
             .to_owned()
     };
+    let why = if file == Path::new("pyproject.toml") && release.definitions.is_dynamic() {
+        "pyproject.toml leaves its dependencies to its build (dynamic), which does not run".to_owned()
+    } else {
+        format!("{} is not read", file.display())
+    };
     Err(Failure::new(format!("commit {} cannot be deployed", release.commit.short()))
         .because(Failure::new(format!(
-            "{} is not read, and nothing else names packages: the environment would be empty",
-            file.display()
+            "{why}, and nothing else names packages: the environment would be empty"
         )))
         .hint(link)
         .hint(format!(
@@ -68,5 +71,5 @@ fn unread(on: &Installation, release: &Release) -> Outcome<Option<PathBuf>> {
             return Ok(Some(PathBuf::from(name)));
         }
     }
-    Ok(None)
+    Ok(release.definitions.is_dynamic().then(|| PathBuf::from("pyproject.toml")))
 }

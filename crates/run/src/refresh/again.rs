@@ -29,9 +29,31 @@ pub(crate) fn complete(hint: &str, again: &str) -> String {
     }
 }
 
+/// Returns whether the command line of a run names a branch.
+pub(crate) fn names_branch(again: &str) -> bool {
+    let arguments = again.strip_prefix(RUN).unwrap_or_default();
+    arguments
+        .split_whitespace()
+        .any(|word| !word.starts_with('-') || word.starts_with("-b") || word.starts_with("--branch"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_branch_in_the_command_line_of_a_run_is_recognized() {
+        for line in ["main", "--strict main", "-b main", "--branch=main --strict"] {
+            assert!(names_branch(&format!("{RUN} {line}")), "{line}");
+        }
+        for line in [
+            "ladylinux-refresh run",
+            "ladylinux-refresh run --if-changed --strict",
+            "ladylinux-refresh rollback r-1",
+        ] {
+            assert!(!names_branch(line), "{line}");
+        }
+    }
 
     #[test]
     fn a_command_in_a_hint_gets_the_arguments_of_the_refused_run() {

@@ -20,6 +20,7 @@ use refresh_source::stash::StashRecord;
 use refresh_source::work_tree;
 use refresh_source::work_tree::Head;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::manifest::{Manifest, Scan};
 use refresh_system::text::size;
 use refresh_system::{checkpoint, clock};
@@ -337,7 +338,15 @@ fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
 
 /// Returns the error of a run, whose command line is `again`.
 fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> run_report::Error {
-    let known = failure.hints();
+    let mut known = failure.hints();
+    if !again::names_branch(again) {
+        // No person has mistyped the branch: one with a similar name may be another version.
+        let is_other = |hint: &Hint| {
+            hint.own_command()
+                .is_some_and(|line| line.starts_with("ladylinux-refresh run ") && again::names_branch(line))
+        };
+        known.retain(|hint| !is_other(hint));
+    }
     let mut hints: Vec<String> =
         known.iter().map(|hint| on.as_typed(&again::complete(&hint.to_string(), again))).collect();
     // A cause with an exact command is more precise than the step in which it occurred.

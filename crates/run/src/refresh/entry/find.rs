@@ -230,9 +230,18 @@ pub(super) fn locate(entry: &Entry, app: &Path, tree: &Tree, is_installed: impl 
             let inside: Vec<PathBuf> = bases.iter().filter_map(|base| below(base, app)).collect();
             let located = locate_module(name, &inside, tree);
             let first = name.split('.').next().unwrap_or_default();
-            let is_ours = inside.iter().any(|base| tree.has_any(&base.join(first)));
-            let may_be_elsewhere = !is_ours && (inside.len() < bases.len() || is_installed(first));
-            if may_be_elsewhere { Located::Elsewhere } else { located }
+            // A directory without an `__init__.py` is a package only if Python finds no other one of that name.
+            let is_elsewhere = is_installed(first);
+            let is_ours = inside
+                .iter()
+                .map(|base| base.join(first))
+                .any(|stem| tree.has_module(&stem) || tree.has_any(&stem) && !is_elsewhere);
+            match located {
+                Located::Missing(_) if !is_ours && (inside.len() < bases.len() || is_elsewhere) => {
+                    Located::Elsewhere
+                }
+                located => located,
+            }
         }
     }
 }
@@ -361,6 +370,7 @@ mod tests {
         assert_eq!(located(server, &["web/api/__init__.py"], ""), source("web/api/__init__.py"));
         assert_eq!(located(server, &["web/api.cpython-312.so"], ""), Located::Elsewhere);
         assert_eq!(located(server, &["README"], "web"), Located::Elsewhere);
+        assert_eq!(located("/v/bin/python -m http.server", &["http/notes.txt"], "http"), Located::Elsewhere);
         // The tree comes before the environment.
         let missing = Located::Missing(vec!["web/api.py".into(), "web/api/__init__.py".into()]);
         assert_eq!(located(server, &["web/__init__.py"], "web"), missing);

@@ -169,13 +169,43 @@ fn missing(program: &ServiceProgram, entry: &Entry, searched: &[PathBuf]) -> Fai
     .command_for("or push a commit that brings it, then", "ladylinux-refresh run", &[])
 }
 
-/// Returns whether an environment has a module or package of that name.
+/// Returns whether an environment, or the standard library of its interpreter, has a module or package of that name.
 fn is_installed(environment: &Path, name: &str) -> bool {
+    let python = environment.join("bin/python").canonicalize().unwrap_or_default();
+    let prefix = python.parent().and_then(Path::parent);
     let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
-    versions.map(|version| version.path().join("site-packages")).any(|packages| {
-        let entries = std::fs::read_dir(packages).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .any(|file| file == name || file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    versions.into_iter().any(|version| {
+        let entries = std::fs::read_dir(version.path().join("site-packages")).into_iter().flatten().flatten();
+        let mut files = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let standard =
+            ["lib", "lib64"].iter().filter_map(|lib| Some(prefix?.join(lib).join(version.file_name())));
+        files.any(|file| file == name || file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+            || standard
+                .map(|library| library.join(name))
+                .any(|stem| stem.with_extension("py").is_file() || stem.join("__init__.py").is_file())
     })
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests make the files")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_of_the_environment_and_of_the_standard_library_are_installed() {
+        let place = tempfile::tempdir().unwrap();
+        let (environment, python) = (place.path().join("e"), place.path().join("p"));
+        for file in
+            ["e/lib/python3.12/site-packages/web.py", "p/lib/python3.12/json/__init__.py", "p/bin/python3"]
+        {
+            let file = place.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        std::fs::create_dir_all(environment.join("bin")).unwrap();
+        std::os::unix::fs::symlink(python.join("bin/python3"), environment.join("bin/python")).unwrap();
+        for (name, expected) in [("web", true), ("json", true), ("http", false), ("js", false)] {
+            assert_eq!(is_installed(&environment, name), expected, "{name}");
+        }
+    }
 }
