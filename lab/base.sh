@@ -37,8 +37,10 @@ main() {
         exec 9>"$cache/lock"
         flock 9
         install_tools >&2
+        # Both wait for the network most of the time.
+        build_wheels "$@" >&2 &
         [ -d "$base" ] || build_base >&2
-        [ -d "$wheels" ] || build_wheels "$@" >&2
+        wait "$!"
     fi
     printf '%s\n%s\n' "$base" "$wheels"
 }
@@ -99,8 +101,9 @@ build_base() {
     [ -s "$cache/new-sources.list" ] || fail "apt knows no package source of $ID"
     apt-config dump --format '%F "%v";%n' Acquire::http Acquire::https |
         sed -n 's/^\(Acquire::https\{0,1\}::[^"]*\) "\(..*\)";$/\1 "\2";/p' >"$cache/new-apt.conf"
+    # Nothing has to survive a power cut before the sync below.
     mmdebstrap --quiet --variant=minbase --include="$packages" --aptopt="$cache/new-apt.conf" \
-        --customize-hook="$here/guest/customize \"\$1\" $here/guest" \
+        --dpkgopt=force-unsafe-io --customize-hook="$here/guest/customize \"\$1\" $here/guest" \
         "$suite" "$new" "$cache/new-sources.list"
     rm -f "$cache/new-sources.list" "$cache/new-apt.conf"
     sync -f "$new"
@@ -111,6 +114,7 @@ build_base() {
 # A directory in the form of PEP 503: usable directly (file://), or served. And the installer in the place of the
 # program, for machines that need no download of it.
 build_wheels() {
+    [ ! -d "$wheels" ] || return 0
     began=$(date +%s)
     new=$cache/new-wheels-$$
     rm -rf "$cache"/new-wheels-*
