@@ -11,7 +11,7 @@ use crate::refresh::help::hook;
 #[test]
 fn a_restart_checks_the_health_and_reports_the_downtime() {
     let host = Host::running();
-    let pid = host.report()["service"]["pid"].clone();
+    let pid = host.service_pid().unwrap();
     host.tool(["service", "restart"]).expect(0).prints("Restarted: healthy (HTTP 200)").prints("down for");
     assert_eq!(host.version().as_deref(), Some("one"));
     let status = host.tool(["status", "--json"]).expect(0).out;

@@ -82,7 +82,7 @@ fn set_up(machine: &Machine) {
         .exec(
             "mkdir -p /opt/ladylinux/models /opt/ladylinux/containers /etc/ladylinux && \
              mkdir -p /var/lib/ladylinux/data /var/lib/ladylinux/cache /var/lib/ladylinux/logs && \
-             cd /opt/ladylinux && git clone --quiet /srv/app.git app && python3 -m venv venv && \
+             cd /opt/ladylinux && git clone --quiet /srv/app.git app && python3 -m venv --without-pip venv && \
              echo weights >models/m.gguf && echo note >/var/lib/ladylinux/data/n && \
              printf 'LADYLINUX_PORT=8000\\nTOKEN=secret\\n' >/etc/ladylinux/ladylinux.env && \
              chmod 600 /etc/ladylinux/ladylinux.env && \

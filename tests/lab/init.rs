@@ -202,7 +202,7 @@ fn set_up_by_hand(machine: &Machine) {
             "mkdir -p /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux/data && cd /opt/ladylinux && \
              git clone --quiet /srv/app.git app && git -C app remote set-url origin https://example.org/old.git && \
              git -C app switch --quiet -c develop && \
-             python3 -m venv venv && echo weights >models/m.gguf && echo note >/var/lib/ladylinux/data/n && \
+             python3 -m venv --without-pip venv && echo weights >models/m.gguf && echo note >/var/lib/ladylinux/data/n && \
              mkdir app/config && echo '{}' >app/config/user_prefs.json && \
              printf 'LADYLINUX_PORT=8000\\nTOKEN=secret\\n' >/etc/ladylinux/ladylinux.env && \
              chmod 600 /etc/ladylinux/ladylinux.env && echo 'exit 0' >refresh.sh && \

@@ -215,18 +215,20 @@ fn rounds() -> usize {
     if long() { 20 } else { 1 }
 }
 
-/// Instants in the parts of a run; half of them soon after the part begins. With `LADYLINUX_REFRESH_LONG`, the parts
-/// that are cut early are also cut late.
+/// Instants in the parts of a run: late in the long parts, and soon after the beginning of the short ones. With
+/// `LADYLINUX_REFRESH_LONG`, more parts are cut both early and late.
 fn in_parts(dice: &mut Dice) -> Vec<Cut> {
     let late = [("staging", 1500), ("prepare", 400), ("restart", 1800)];
     let again = [("stop", 300), ("sync", 150), ("restart", 900), ("status", 700)];
     let soon = 40;
+    let early: &[_] =
+        if long() { &["sync", "environment", "restart", "status"] } else { &["sync", "status"] };
     let mut cuts = Vec::new();
     for _ in 0..rounds() {
         for (part, most) in late.into_iter().chain(again.into_iter().filter(|_| long())) {
             cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(most))));
         }
-        for part in ["sync", "environment", "restart", "status"] {
+        for part in early {
             cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(soon))));
         }
     }
@@ -235,7 +237,7 @@ fn in_parts(dice: &mut Dice) -> Vec<Cut> {
 
 /// Instants anywhere in a run of that length, and shortly after it.
 fn anywhere(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
-    let count = if long() { 180 } else { 3 };
+    let count = if long() { 180 } else { 2 };
     (0..count).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
 }
 

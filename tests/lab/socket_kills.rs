@@ -111,14 +111,14 @@ fn between<'a>(points: &'a [String], first: &str, last: &str) -> &'a [String] {
 /// Words in the names of points between which the socket, its unit, the service or the fence change.
 const OWN: [&str; 5] = ["socket", "gate", "systemd", "fence", "service"];
 
-/// The points at which a run is killed: all with a change that concerns the socket, and every tenth of the others, at
+/// The points at which a run is killed: all with a change that concerns the socket, and every twentieth of the others, at
 /// which the state is that of their neighbors; all with `LADYLINUX_REFRESH_LONG`.
 fn chosen(points: &[String]) -> Vec<&String> {
     let mut others = 0;
     let is_chosen = |point: &&String| {
         let is_own = OWN.iter().any(|word| point.contains(word));
         others += usize::from(!is_own);
-        long() || is_own || others % 10 == 1
+        long() || is_own || others % 20 == 1
     };
     points.iter().filter(is_chosen).collect()
 }

@@ -11,6 +11,8 @@
 mod person;
 #[path = "pool.rs"]
 pub mod pool;
+#[path = "prepared.rs"]
+mod prepared;
 #[path = "ran.rs"]
 mod ran;
 pub use person::git;
@@ -79,47 +81,45 @@ pub struct Host {
 impl Host {
     /// A host that is initialized with version `one` of the application, its service not started yet.
     pub fn new() -> Self {
-        let host = Self::bare();
-        host.push(&[("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", "six==1.16.0\n")]);
-        host.init();
-        host
+        prepared::initialized()
     }
 
-    /// A host whose first refresh has succeeded.
+    /// A host whose first refresh has succeeded, and whose service runs.
     pub fn running() -> Self {
-        let host = Self::new();
-        host.tool(["run"]).expect(0);
-        host
+        prepared::refreshed()
     }
 
     /// A host with an empty repository, and nothing installed.
     pub fn bare() -> Self {
-        let directory = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir()
-            .unwrap();
-        let root = directory.path().join("root");
-        fs::create_dir(&root).unwrap();
-        let layout = Layout::below(root.canonicalize().unwrap());
-        let upstream = directory.path().join("srv/app.git");
-        fs::create_dir_all(&upstream).unwrap();
+        let host = Self::served();
+        let (upstream, work) = (host.beside("srv/app.git"), host.work());
+        fs::create_dir(&upstream).unwrap();
         git(&upstream, ["init", "--quiet", "--bare", "--initial-branch=main"]);
         git(&upstream, ["config", "uploadpack.allowAnySHA1InWant", "true"]);
-        let work = directory.path().join("work");
-        git(
-            directory.path(),
-            [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()],
-        );
+        let clone = [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()];
+        git(host.directory.path(), clone);
         git(&work, ["symbolic-ref", "HEAD", "refs/heads/main"]);
-        let server = Daemon::serve(&directory.path().join("srv"));
-        let (port, git_port) = (crate::port::free(), server.port);
-        let host = Self { directory, layout, port, server: Some(server), git_port };
         fs::create_dir_all(host.layout.state()).unwrap();
         pool::lend(&host.layout);
         fs::create_dir_all(host.layout.etc()).unwrap();
         fs::write(host.layout.host_file(), host.settings("")).unwrap();
         fs::write(host.layout.env_file(), format!("LADYLINUX_PORT={}\nSECRET=kept\n", host.port)).unwrap();
         host
+    }
+
+    /// A host with a server of repositories, and without any repository.
+    fn served() -> Self {
+        let directory = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let (root, repositories) = (directory.path().join("root"), directory.path().join("srv"));
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&repositories).unwrap();
+        let layout = Layout::below(root.canonicalize().unwrap());
+        let server = Daemon::serve(&repositories);
+        let (port, git_port) = (crate::port::free(), server.port);
+        Self { directory, layout, port, server: Some(server), git_port }
     }
 
     /// The host's settings, with more lines at the top.
@@ -226,6 +226,14 @@ impl Host {
     /// The version that the running service answers with.
     pub fn version(&self) -> Option<String> {
         self.answer()?.get("version")?.as_str().map(str::to_owned)
+    }
+
+    /// The main process of the service, from the record of its supervisor; `None` if it is gone.
+    pub fn service_pid(&self) -> Option<i64> {
+        let record = fs::read(self.layout.supervisor().join("state.json")).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let pid = record["main"]["pid"].as_i64()?;
+        Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
     }
 
     /// Returns whether the fence stands.

@@ -55,11 +55,9 @@ fn inventory(path: &Path, into: &mut BTreeMap<PathBuf, (u32, i64, Vec<u8>)>) {
     }
 }
 
-/// The service of the last report, if that process still runs.
+/// The service, if it runs.
 fn service(host: &Host) -> Option<(i64, String)> {
-    let status: serde_json::Value =
-        serde_json::from_slice(&fs::read(host.layout.status_file()).ok()?).unwrap();
-    let pid = status["last_run"]["service"]["pid"].as_i64()?;
+    let pid = host.service_pid()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
     Some((pid, started))

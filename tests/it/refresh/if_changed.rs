@@ -8,14 +8,14 @@ use crate::refresh::help::{events, hook, installation, listens};
 #[test]
 fn a_run_with_if_changed_does_nothing_if_everything_is_right() {
     let host = Host::running();
-    let (runs, picture, status) = (host.runs(), installation(&host), host.report());
+    let (runs, picture, pid) = (host.runs(), installation(&host), host.service_pid());
     let written = host.layout.status_file().metadata().unwrap().ino();
     let emitted = events(&host.tool(["run", "--if-changed", "--format", "json"]).expect(0));
     let report = &emitted.last().unwrap()["report"];
     assert_eq!(report["changed"], false);
     assert_eq!(report["result"], "unchanged");
     assert_eq!(report["commit"], host.head().as_str());
-    assert_eq!(report["service"]["pid"], status["service"]["pid"]);
+    assert_eq!(report["service"]["pid"].as_i64(), pid);
     let run = report["run"].as_str().unwrap();
     host.tool(["history", run]).expect(0).prints(&format!("run          {run}"));
     assert_eq!(host.runs(), runs, "a run that did nothing has a directory");

@@ -119,7 +119,7 @@ fn a_refresh_started_by_the_service_is_refused_instead_of_ending_itself() {
 #[test]
 fn a_service_that_ends_during_staging_is_noticed_and_the_run_is_refused() {
     let host = Host::running();
-    let pid = host.report()["service"]["pid"].to_string();
+    let pid = host.service_pid().unwrap();
     let kill = format!("kill -9 {pid} || true");
     host.push(&[("refresh.toml", &hook("greedy", "check", &["sh", "-c", &kill], "stage = true"))]);
     let ended = format!("the service, process {pid}, ended during staging");

@@ -54,12 +54,15 @@ fn pass_on(caller: TcpStream, url: &str) {
 #[test]
 fn an_interrupt_before_the_stop_leaves_the_service_alone() {
     let host = Host::running();
-    let before = host.report()["service"]["pid"].clone();
+    let before = host.service_pid().unwrap();
     let untouched = |printed: Ran, code: i32, phase: &str| {
         let report = last_report(&printed.expect(code));
         assert_eq!((&report["result"], &report["error"]["phase"]), (&"refused".into(), &phase.into()));
         assert_eq!(report["exit_code"], code);
-        assert_eq!((&report["service"]["state"], &report["service"]["pid"]), (&"running".into(), &before));
+        assert_eq!(
+            (&report["service"]["state"], &report["service"]["pid"]),
+            (&"running".into(), &before.into())
+        );
         assert_eq!(host.version().as_deref(), Some("one"));
         assert!(!host.fenced());
     };

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::{deploy, installation, prepare, previous, python, read, service_user};
+use crate::dice::long;
 use crate::git as common;
 use crate::git::{World, branch, message, plain_git, run};
 use refresh_source::operation_request::GitLocation;
@@ -19,16 +20,8 @@ use refresh_system::disk::Owner;
 type Damage = fn(&Path);
 
 #[test]
-fn rw_5_2b_a_reset_in_step_2_writes_none_of_400_files_again() {
-    rewrites_nothing(400);
-}
-
-#[test]
-fn rw_5_2b_a_reset_in_step_2_writes_none_of_20_000_files_again() {
-    rewrites_nothing(20_000);
-}
-
-fn rewrites_nothing(count: usize) {
+fn rw_5_2b_a_reset_in_step_2_writes_none_of_the_files_again() {
+    let count = if long() { 20_000 } else { 400 };
     let world = World::owned_by(service_user());
     for index in 0..count {
         let directory = world.upstream().join(format!("d{}", index % 40));
