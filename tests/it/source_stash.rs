@@ -17,6 +17,7 @@ use refresh_source::hook_outputs;
 use refresh_source::hook_outputs::HookTime;
 use refresh_source::local::ChangeKind;
 use refresh_source::stash;
+use refresh_source::stash::StashRecord;
 use refresh_source::stash_restore;
 use refresh_source::stash_restore::RestoreChoice;
 use refresh_source::stash_show;
@@ -225,6 +226,44 @@ fn staged_content_operations_in_progress_and_hooks_are_local_changes() {
     world.write(".git/hooks/pre-commit", b"#!/bin/sh\n");
     world.write(".git/hooks/pre-push.sample", b"#!/bin/sh\n");
     assert_eq!(listed(&local(&world)), ["git state .git/hooks/pre-commit"]);
+    // A submodule can have commits that no other place has.
+    world.write(".git/modules/lib/HEAD", b"ref: refs/heads/main\n");
+    fs::create_dir_all(world.file(".git/lfs/tmp")).unwrap();
+    let expected = ["git state .git/hooks/pre-commit", "git state .git/modules"];
+    assert_eq!(listed(&local(&world)), expected);
+}
+
+#[test]
+fn names_of_a_withdrawn_commit_and_linked_working_trees_are_kept() {
+    let mut world = deployed(Owner::own(), &[("withdrawn", "x\n")]);
+    world.app_git(&["branch", "rescue"]);
+    assert!(local(&world).is_none(), "the remote has the commit");
+    world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    world.commit(&[("other", "y\n")]);
+    let names = |kept: &[StashRecord]| -> Vec<String> {
+        kept.iter().flat_map(|record| &record.changes.tips).map(|tip| tip.name.clone()).collect()
+    };
+    let kept = refresh(&mut world, "r1");
+    assert_eq!(names(&kept), ["heads/rescue"]);
+
+    let beside = world.directory.path().join("beside");
+    let beside_git = |arguments: &[&str]| plain_git(&beside, Owner::own(), arguments);
+    world.app_git(&["worktree", "add", "--quiet", "-b", "fix", beside.to_str().unwrap()]);
+    let commit = |name: &str| {
+        fs::write(beside.join("fix"), name).unwrap();
+        beside_git(&["add", "fix"]);
+        beside_git(&["commit", "--quiet", "-m", name]);
+    };
+    commit("on a branch");
+    beside_git(&["checkout", "--quiet", "--detach"]);
+    commit("on none");
+    let found = local(&world);
+    assert!(found.is_no_reason(), "a person works there: {found:?}");
+    let kept = refresh(&mut world, "r2");
+    assert_eq!(listed(&kept[0].changes), ["git state .git/worktrees"]);
+    assert_eq!(names(&kept), ["heads/fix", "worktrees/beside"]);
+    plain_git(&kept_tree(&world, "r2"), world.owner, &["worktree", "repair", beside.to_str().unwrap()]);
+    assert_eq!(beside_git(&["log", "-1", "--format=%s"]), "on none");
 }
 
 #[test]

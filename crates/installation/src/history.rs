@@ -245,6 +245,27 @@ pub fn is_adopted(layout: &Layout, environment: &EnvironmentName) -> bool {
 /// How many runs keep their directory; a run with saved changes keeps its directory until they are pruned by name.
 const KEPT_FOLDERS: usize = 200;
 
+/// Removes the directories of refused runs that are older than the last `keep` runs: a timer can make hundreds a day, and
+/// only a success removes the others. Nothing refers to them.
+fn prune_refused_before(layout: &Layout, keep: usize) -> Outcome<()> {
+    let mut runs = recover::in_order(layout)?;
+    runs.truncate(runs.len().saturating_sub(keep));
+    for run in runs {
+        if one(layout, &run)?.report.is_some_and(|report| report.result == RunResult::Refused) {
+            disk::remove_tree(&layout.run(&run))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories of refused runs, except the last runs.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn prune_refused(layout: &Layout) -> Outcome<()> {
+    prune_refused_before(layout, KEPT_FOLDERS)
+}
+
 /// The runs and environments that are kept for a rollback.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -305,4 +326,25 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_refused_runs_are_removed_and_halted_and_recent_ones_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        let results = [RunResult::Refused, RunResult::Halted, RunResult::Refused, RunResult::Refused];
+        for (name, result) in ["r-1", "r-2", "r-3", "r-4"].into_iter().zip(results) {
+            let mut report = Report::new(RunId::parse(name).unwrap(), "run", Timestamp::UNIX_EPOCH);
+            report.result = result;
+            disk::make_directory(&layout.run(&report.run), 0o755).unwrap();
+            write_report(&layout.run(&report.run), &report).unwrap();
+        }
+        prune_refused_before(&layout, 1).unwrap();
+        let names: Vec<String> = all(&layout).unwrap().iter().map(|past| past.run.to_string()).collect();
+        assert_eq!(names, ["r-4", "r-2"]);
+    }
 }

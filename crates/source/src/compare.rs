@@ -26,7 +26,7 @@ use super::local::{ChangeKind, LocalChange, LocalChanges};
 use super::operation_request::{GitLocation, inspect};
 use super::paths::{self, Tracked};
 use super::untracked::{self, Accounts, Untracked};
-use super::{own_repository, stash_record};
+use super::{own_repository, repository_obstacles, stash_record};
 
 /// The operation.
 pub(crate) const OPERATION: &str = "source-compare";
@@ -172,7 +172,7 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     let mut found = Differences { differing: raw.files, untracked: walk(&tracked) };
     found.differing.retain(|path, kind| {
         let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
-        !(untracked::is_byte_code(path)
+        !(untracked::is_byte_code(tree, path)
             || outputs.vouch(tree, path)
             || *kind == ChangeKind::Deleted && (has_moved || left_out.contains(path)))
     });
@@ -199,7 +199,9 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
 fn left_out(comparer: &Comparer<'_>, base: &CommitId) -> Outcome<BTreeSet<PathBuf>> {
     let git_dir = comparer.tree.join(".git");
     let has = |name: &str| git_dir.join(name).symlink_metadata().is_ok_and(|found| found.is_file());
-    if !(has("info/sparse-checkout") && has("index")) || own_repository::unreadable_file(&git_dir).is_some() {
+    if !(has("info/sparse-checkout") && has("index"))
+        || repository_obstacles::unreadable_file(&git_dir).is_some()
+    {
         return Ok(BTreeSet::new());
     }
     let repository = comparer.scratch_repository(differences::RAW, base)?.with_index(git_dir.join("index"));

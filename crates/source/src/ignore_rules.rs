@@ -17,8 +17,9 @@ use refresh_system::disk;
 use refresh_system::error::Outcome;
 
 use super::operation_request::GitLocation;
-use super::own_repository::{REF, read_small};
+use super::own_repository::read_small;
 use super::paths::TrackedFile;
+use super::repository_obstacles::REF;
 use super::untracked::{EntryType, entries, is_cache};
 
 /// The local rules of a prepared tree: bytecode is moved in beside the sources, and people do not need to see it.
@@ -209,7 +210,7 @@ fn add_ignoring_themselves(app: &Path, directory: &Path, found: &mut BTreeSet<Pa
         return;
     }
     for (path, is_directory) in entries(app, directory) {
-        if is_directory && !is_cache(&path, true) && path.file_name() != Some(OsStr::new(".git")) {
+        if is_directory && !is_cache(app, &path, true) && path.file_name() != Some(OsStr::new(".git")) {
             add_ignoring_themselves(app, &path, found);
         }
     }
@@ -228,7 +229,7 @@ fn ignores_all(file: &Path) -> bool {
 fn files_below(app: &Path, directory: &Path) -> Vec<(PathBuf, EntryType)> {
     let mut files = Vec::new();
     for (path, is_directory) in entries(app, directory) {
-        if is_cache(&path, is_directory) || path.file_name() == Some(OsStr::new(".git")) {
+        if is_cache(app, &path, is_directory) || path.file_name() == Some(OsStr::new(".git")) {
             continue;
         }
         if is_directory {

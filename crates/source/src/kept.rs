@@ -186,7 +186,7 @@ impl Walk<'_> {
                 self.found.tracked.insert(path);
             } else if preserved {
                 self.found.preserved.insert(path);
-            } else if is_cache(&path, is_directory) {
+            } else if is_cache(self.app, &path, is_directory) {
                 // Python creates it again.
             } else if is_new {
                 self.found.claimed.extend((!self.before.has_file(&path)).then_some(path));

@@ -109,7 +109,7 @@ fn add_stamps(
     stamps.insert(directory.to_path_buf(), own);
     for (path, is_directory) in untracked::entries(app, directory) {
         let preserved = preserved || preserve.is_match(&path);
-        if is_directory && path != Path::new(".git") && !untracked::is_cache(&path, true) {
+        if is_directory && path != Path::new(".git") && !untracked::is_cache(app, &path, true) {
             add_stamps(app, &path, preserve, preserved, stamps);
         } else if let (true, false, Some(file)) = (preserved, is_directory, stamp(&app.join(&path))) {
             stamps.insert(path, file);

@@ -27,6 +27,7 @@ mod own_repository;
 pub(crate) mod paths;
 pub mod prepared_tree;
 pub mod proof;
+mod repository_obstacles;
 pub mod staged_assets;
 pub mod stash;
 pub(crate) mod stash_record;

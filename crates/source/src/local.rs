@@ -1,9 +1,14 @@
 //! The results of a comparison of a tree: local changes, and local names of commits. Only types.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use refresh_git::path::TreePath;
 use refresh_settings::names::CommitId;
+
+/// The entry of a repository with its linked working trees.
+const LINKED_TREES: &str = ".git/worktrees";
 
 /// How a tree differs from the commits that account for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +44,17 @@ impl LocalChanges {
     }
 
     /// Returns `true` if nothing is a reason for a refresh. Hooks, settings and operations in the tree's own repository
-    /// are none, although a refresh keeps them.
+    /// are none, although a refresh keeps them. The names of a repository with linked working trees are none either: a
+    /// person works there.
     pub fn is_no_reason(&self) -> bool {
         let is_of_tree = |change: &LocalChange| change.kind != ChangeKind::GitState;
-        self.not_comparable.is_none() && self.tips.is_empty() && !self.changes().any(is_of_tree)
+        let has_names = !(self.tips.is_empty() || self.has_linked_trees());
+        self.not_comparable.is_none() && !has_names && !self.changes().any(is_of_tree)
+    }
+
+    /// Returns whether the repository has linked working trees.
+    pub fn has_linked_trees(&self) -> bool {
+        self.items.iter().any(|item| item.path.as_path() == Path::new(LINKED_TREES))
     }
 
     /// Returns the number of changes and local names, without preserved paths.

@@ -6,6 +6,7 @@
 //! examined first, and each git command has a short deadline. If git gives no answer, the entire tree is kept.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use refresh_git::path::TreePath;
 use refresh_git::{Git, LISTING, Repository, path_of, records};
 use refresh_programs::process::{Finished, Program};
 use refresh_settings::names::CommitId;
@@ -21,30 +21,11 @@ use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
 
 use super::local::{ChangeKind, LocalChange, LocalName};
+use super::repository_obstacles::{LOG, NAMES, REF, obstacle};
+use super::untracked;
 
 /// The time limit of one git command on such a repository.
 const QUICK: Duration = Duration::from_secs(10);
-
-/// The largest number of names in such a repository.
-const NAMES: usize = 100_000;
-
-/// The largest size of a file with one ref, in bytes.
-pub(super) const REF: u64 = 4 << 10;
-
-/// The number of bytes that are read of a log.
-const LOG: u64 = 64 << 20;
-
-/// The files that git reads completely, with the largest size of each in bytes.
-const FILES: [(&str, u64); 8] = [
-    ("HEAD", REF),
-    ("config", 1 << 20),
-    ("packed-refs", 64 << 20),
-    ("logs/HEAD", LOG),
-    ("logs/refs/stash", LOG),
-    ("objects/info/alternates", 1 << 20),
-    ("shallow", 64 << 20),
-    ("index", 1 << 30),
-];
 
 /// The files and directories in `.git` that mean an operation in progress, or change the behavior of a checkout.
 const OPERATION_FILES: [&str; 20] = [
@@ -68,6 +49,32 @@ const OPERATION_FILES: [&str; 20] = [
     "info/attributes",
     "info/sparse-checkout",
     "info/grafts",
+];
+
+/// The entries of `.git` that git makes again, or that are read apart from the rest.
+const ENTRIES_OF_GIT: [&str; 22] = [
+    "HEAD",
+    "ORIG_HEAD",
+    "FETCH_HEAD",
+    "COMMIT_EDITMSG",
+    "TAG_EDITMSG",
+    "MERGE_RR",
+    "branches",
+    "config",
+    "description",
+    "fsmonitor--daemon",
+    "fsmonitor--daemon.ipc",
+    "gc.log",
+    "gc.pid",
+    "hooks",
+    "index",
+    "info",
+    "logs",
+    "objects",
+    "packed-refs",
+    "refs",
+    "reftable",
+    "shallow",
 ];
 
 /// The sections of the configuration that git and its servers write, also for a new clone.
@@ -158,13 +165,22 @@ fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Resu
     let listed = ask(git, git.at(&own).args(["for-each-ref", format]))?;
     let mut names = parse_names(&listed.text());
     let head = head_commit(&git_dir, &names);
+    let has_head = head.is_some();
     if let Some(commit) = &head {
         names.insert(0, LocalName { name: "HEAD".to_owned(), commit: commit.clone() });
     }
     replace_stash(&git_dir, &mut names);
-    let tips = local_names(git, mirror, &git_dir, names, known)?;
+    names.extend(linked_heads(&git_dir));
+    let own_branch = branch_of_head(&git_dir);
+    let is_of_head = |tip: &LocalName| tip.name == "HEAD" || own_branch.as_ref() == Some(&tip.name);
+    let (of_head, others) = names.into_iter().partition(is_of_head);
+    let mut tips = local_names(git, mirror, &git_dir, of_head, known, "--all")?;
+    let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
+    // A later run releases the commits of earlier runs: a name that only they explain is a local one.
+    tips.extend(local_names(git, mirror, &git_dir, others, &[], "--branches")?);
+    let tips = once_per_commit(tips);
     let mut items = Vec::new();
-    if head.is_some() && git_dir.join("index").exists() {
+    if has_head && git_dir.join("index").exists() {
         let staged = ["diff-index", "--cached", "--name-only", "--no-renames", "-z", "HEAD", "--"];
         let staged = ask(git, git.at(&own).args(staged))?;
         items.extend(records(&staged.stdout).map(|path| item(path_of(path), ChangeKind::Staged)));
@@ -176,7 +192,6 @@ fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Resu
     if has_unnamed_commits(git, mirror, &git_dir, &tips, known)? {
         items.push(item(Path::new(".git/logs/HEAD").to_path_buf(), ChangeKind::GitState));
     }
-    let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
     Ok(OwnRepository { head, tips, items, unknown: None })
 }
 
@@ -207,7 +222,7 @@ fn has_unnamed_commits(
         logged.remove(commit);
     }
     let names = logged.into_iter().map(|commit| LocalName { name: String::new(), commit }).collect();
-    Ok(!local_names(git, mirror, git_dir, names, &reachable)?.is_empty())
+    Ok(!local_names(git, mirror, git_dir, names, &reachable, "--all")?.is_empty())
 }
 
 /// Returns whether git itself writes a key of the configuration.
@@ -237,73 +252,32 @@ fn ask(git: &Git, program: Program) -> Result<Finished, Unread> {
     answer(git, program)?.map_err(Unread::Unknown)
 }
 
-/// Returns the reason why git could not answer, as far as it can be found without opening a file.
-fn obstacle(git_dir: &Path) -> Option<String> {
-    if let Some(reason) = unreadable_file(git_dir) {
-        return Some(reason);
-    }
-    for name in ["commondir", "config.worktree"] {
-        if git_dir.join(name).symlink_metadata().is_ok() {
-            return Some(format!("its .git has the file {name}"));
-        }
-    }
-    let linked = fs::read_dir(git_dir.join("worktrees")).into_iter().flatten().next();
-    if linked.is_some() {
-        return Some("its repository has linked working trees".to_owned());
-    }
-    let mut count = 0;
-    obstacle_in_refs(git_dir, Path::new("refs"), &mut count)
-}
-
-/// Returns the reason why git cannot read one of the files that it reads completely.
-pub(super) fn unreadable_file(git_dir: &Path) -> Option<String> {
-    FILES.iter().find_map(|(name, limit)| obstacle_in(git_dir, Path::new(name), *limit))
-}
-
-/// Returns the reason why a file cannot be read completely: it is not a regular file, or too large.
-fn obstacle_in(git_dir: &Path, name: &Path, limit: u64) -> Option<String> {
-    let shown = || TreePath::from(Path::new(".git").join(name));
-    match fs::symlink_metadata(git_dir.join(name)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Ok(found) if !found.is_file() => Some(format!("{} is not a regular file", shown())),
-        Ok(found) if found.len() > limit => Some(format!("{} has {} bytes", shown(), found.len())),
-        Ok(_) => None,
-        Err(error) => Some(format!("{}: {error}", shown())),
-    }
-}
-
-fn obstacle_in_refs(git_dir: &Path, directory: &Path, count: &mut usize) -> Option<String> {
-    let entries = match fs::read_dir(git_dir.join(directory)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => return Some(format!(".git/{}: {error}", TreePath::from(directory))),
-    };
-    for entry in entries.flatten() {
-        *count += 1;
-        let path = directory.join(entry.file_name());
-        if *count > NAMES || path.components().count() > 100 {
-            return Some("its repository has too many names".to_owned());
-        }
-        let found = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            obstacle_in_refs(git_dir, &path, count)
-        } else {
-            obstacle_in(git_dir, &path, REF)
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
 /// Returns the commit that HEAD names.
 fn head_commit(git_dir: &Path, names: &[LocalName]) -> Option<CommitId> {
-    let text = read_small(&git_dir.join("HEAD"), REF)?;
-    let text = String::from_utf8_lossy(&text);
-    match text.trim().strip_prefix("ref: refs/") {
+    match branch_of_head(git_dir) {
         Some(name) => names.iter().find(|known| known.name == name).map(|known| known.commit.clone()),
-        None => CommitId::parse(text.trim()).ok(),
+        None => CommitId::parse(&read_ref(&git_dir.join("HEAD"))?).ok(),
     }
+}
+
+/// Returns the branch that HEAD names: `heads/main`.
+fn branch_of_head(git_dir: &Path) -> Option<String> {
+    read_ref(&git_dir.join("HEAD"))?.strip_prefix("ref: refs/").map(str::to_owned)
+}
+
+/// Returns the commits of linked working trees that are on no branch.
+fn linked_heads(git_dir: &Path) -> Vec<LocalName> {
+    let linked = fs::read_dir(git_dir.join("worktrees")).into_iter().flatten().flatten().take(NAMES);
+    let head = |entry: fs::DirEntry| {
+        let commit = CommitId::parse(&read_ref(&entry.path().join("HEAD"))?).ok()?;
+        Some(LocalName { name: format!("worktrees/{}", entry.file_name().to_str()?), commit })
+    };
+    linked.filter_map(head).collect()
+}
+
+/// Returns the text of a file with one ref.
+fn read_ref(path: &Path) -> Option<String> {
+    Some(String::from_utf8_lossy(&read_small(path, REF)?).trim().to_owned())
 }
 
 /// Returns the commit of the branch that HEAD of a tree names, if a file contains it. A halted run leaves a commit that
@@ -335,13 +309,15 @@ fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
     names.extend(stashes);
 }
 
-/// Returns the names whose commits are reachable neither from a name of the mirror nor from a known commit.
+/// Returns the names whose commits are reachable neither from a known commit nor from the names of the mirror that
+/// `option` of `git rev-list` selects.
 fn local_names(
     git: &Git,
     mirror: &Path,
     git_dir: &Path,
     names: Vec<LocalName>,
     known: &[CommitId],
+    option: &str,
 ) -> Result<Vec<LocalName>, Unread> {
     if names.is_empty() {
         return Ok(names);
@@ -355,21 +331,33 @@ fn local_names(
     }
     let both = Repository::bare(mirror).borrowing(git_dir.join("objects"));
     // A stash without its objects cannot be kept.
-    let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", "--all"]);
+    let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", option]);
     let listed = ask(git, program.input(list.into_bytes()))?.text();
     let local: BTreeSet<&str> = listed.lines().collect();
     let tips = names.into_iter().filter(|tip| local.contains(tip.commit.as_str())).collect();
     Ok(once_per_commit(tips))
 }
 
-/// Returns hooks of people and operations in progress, as paths below the tree.
+/// Returns hooks of people, operations in progress and content that git does not make again (submodules, large files,
+/// linked working trees), as paths below the tree.
 fn state(git_dir: &Path) -> Vec<PathBuf> {
     let exists = |name: &&str| git_dir.join(name).symlink_metadata().is_ok();
     let operations = OPERATION_FILES.iter().copied().filter(exists).map(PathBuf::from);
     let hooks = fs::read_dir(git_dir.join("hooks")).into_iter().flatten().flatten();
     let hooks = hooks.map(|entry| Path::new("hooks").join(entry.file_name()));
     let hooks = hooks.filter(|hook| hook.extension().is_none_or(|ending| ending != "sample"));
-    operations.chain(hooks).map(|path| Path::new(".git").join(path)).collect()
+    let entries = fs::read_dir(git_dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let others: BTreeSet<PathBuf> = entries.filter(|name| !is_name_of_git(name)).map(PathBuf::from).collect();
+    let others = others.into_iter().filter(|name| !untracked::files_below(git_dir, name, 1).is_empty());
+    operations.chain(hooks).chain(others).map(|path| Path::new(".git").join(path)).collect()
+}
+
+/// Returns whether git itself makes an entry of `.git`, or [`OPERATION_FILES`] names it.
+fn is_name_of_git(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let is_temporary =
+        name.starts_with("sharedindex.") || Path::new(name).extension().is_some_and(|end| end == "lock");
+    is_temporary || ENTRIES_OF_GIT.contains(&name) || OPERATION_FILES.contains(&name)
 }
 
 /// Reads a file of at most `limit` bytes; follows no link and does not wait for the writer of a pipe.

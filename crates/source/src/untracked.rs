@@ -78,7 +78,7 @@ impl Walk<'_> {
             return Inside { entries: Vec::new(), has_kept: true };
         }
         if !is_directory {
-            let is_made_again = is_byte_code(path) || self.accounts.outputs.vouch(self.tree, path);
+            let is_made_again = is_byte_code(self.tree, path) || self.accounts.outputs.vouch(self.tree, path);
             let entries = if is_made_again { Vec::new() } else { vec![(path.to_path_buf(), false)] };
             return Inside { entries, has_kept: false };
         }
@@ -146,20 +146,25 @@ pub(super) fn entries(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
 }
 
 /// Returns `true` for a cache that Python and its tools create again.
-pub(super) fn is_cache(path: &Path, is_directory: bool) -> bool {
+pub(super) fn is_cache(tree: &Path, path: &Path, is_directory: bool) -> bool {
     if is_directory {
         return path.file_name() == Some(OsStr::new("__pycache__")) || is_tool_cache(path);
     }
-    is_byte_code(path)
+    is_byte_code(tree, path)
 }
 
-/// Returns `true` for a name that Python uses for bytecode; during the write, a number follows.
-pub(super) fn is_byte_code(path: &Path) -> bool {
+/// Returns `true` for bytecode that Python makes again: in its cache, or beside the source. Other bytecode is a module
+/// without its source. During the write, a number follows the name.
+pub(super) fn is_byte_code(tree: &Path, path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let stem = &name[..name.len() - digits];
     let stem = if digits > 0 { stem.strip_suffix(b".").unwrap_or(stem) } else { stem };
-    stem.ends_with(b".pyc") || stem.ends_with(b".pyo")
+    let Some(module) = stem.strip_suffix(b".pyc").or_else(|| stem.strip_suffix(b".pyo")) else {
+        return false;
+    };
+    let source = path.with_file_name(OsStr::from_bytes(&[module, b".py"].concat()));
+    path.iter().any(|part| part == "__pycache__") || tree.join(source).symlink_metadata().is_ok()
 }
 
 pub(super) fn is_tool_cache(path: &Path) -> bool {
@@ -230,10 +235,12 @@ mod tests {
             "p/__pycache__/m.cpython-312.pyc.281473",
             "q/__pycache__/notes.txt",
             "m.py",
+            "m.pyc",
+            "m.pyo.281473",
             "lone.pyc",
             ".ruff_cache/x",
         ];
-        assert_eq!(untracked(&files, &["m.py"], &[]), expected(&[("q", true)]));
+        assert_eq!(untracked(&files, &["m.py"], &[]), expected(&[("lone.pyc", false), ("q", true)]));
     }
 
     #[test]

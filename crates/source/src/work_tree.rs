@@ -21,7 +21,8 @@ use refresh_system::error::Outcome;
 use refresh_system::text::{quoted, quoted_path};
 
 use super::operation_request::{DEADLINE, RepositoryRequest};
-use super::own_repository::{self, REF, answer, read_small};
+use super::own_repository::{answer, read_small};
+use super::repository_obstacles::{self, REF};
 
 /// The operation.
 pub(crate) const OPERATION: &str = "source-read-work-tree";
@@ -126,7 +127,7 @@ pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<TreeState> {
     }
     state.head = Some(head_of(&git_dir));
     state.locks = locks(&git_dir).into_iter().map(TreePath::from).collect();
-    if own_repository::unreadable_file(&git_dir).is_none() {
+    if repository_obstacles::unreadable_file(&git_dir).is_none() {
         let git = request.git();
         let ask = |arguments: &[&str]| -> Outcome<Option<String>> {
             let program = git.at(&Repository::bare(&git_dir).passing()).args(arguments);

@@ -171,12 +171,13 @@ fn commits_that_only_the_log_of_head_names_are_kept_with_the_tree() {
 #[test]
 fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     let host = Host::new();
-    host.push(&[("old.pyc", "of the repository\n"), ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n")]);
+    let cache = ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n");
+    host.push(&[("old.py", "\n"), ("old.pyc", "of the repository\n"), cache]);
     host.tool(["run"]).expect(0);
     host.write("old.pyc", "written by Python");
     host.write("lib/__pycache__/lib.cpython-312.pyc", "written by Python");
     host.write("lib/__pycache__/other.cpython-312.pyc", "written by Python");
-    host.write("alone/module.pyc", "written by Python");
+    host.write("lib/__pycache__/deep/module.pyc", "written by Python");
     host.tool(["status"]).expect(0).prints("local        no changes");
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
@@ -187,12 +188,13 @@ fn byte_code_is_no_local_change_even_if_it_is_tracked() {
 #[test]
 fn ignored_files_and_databases_move_across_and_are_named() {
     let host = Host::new();
-    host.push(&[(".gitignore", ".env\n*.db\n*.log\n")]);
+    host.push(&[(".gitignore", ".env\n*.db\n*.log\n*.pyc\n")]);
     host.tool(["run"]).expect(0);
     host.write(".env", "SECRET=1\n");
     host.write("data/app.db", "rows");
     host.write("data/app.db-wal", "later rows");
     host.write("logs/deep/app.log", "lines");
+    host.write("plugins/vendor.pyc", "a module without its source");
     let inode = host.layout.app().join("data/app.db").metadata().unwrap().ino();
     host.tool(["plan"])
         .expect(0)
@@ -206,6 +208,7 @@ fn ignored_files_and_databases_move_across_and_are_named() {
     assert_eq!(host.read("data/app.db-wal").as_deref(), Some("later rows"));
     assert_eq!(host.read(".env").as_deref(), Some("SECRET=1\n"));
     assert_eq!(host.read("logs/deep/app.log").as_deref(), Some("lines"));
+    assert_eq!(host.read("plugins/vendor.pyc").as_deref(), Some("a module without its source"));
     assert!(host.report()["ignored"].to_string().contains("data/app.db"));
     // The stricter setting keeps them with the old tree.
     let host = Host::new();

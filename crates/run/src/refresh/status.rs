@@ -23,7 +23,7 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::manifest::{Manifest, Scan};
 use refresh_system::text::size;
-use refresh_system::{checkpoint, clock};
+use refresh_system::{checkpoint, clock, hint};
 
 use super::account::Account;
 use super::{again, page, rehearsal};
@@ -165,6 +165,15 @@ fn settle_previous(on: &Installation, account: &mut Account) {
         account.report.saved.paths.extend(changes.tips.iter().map(|tip| tip.name.clone()));
         account.report.saved.place = Some(on.layout.stash(&record.run));
         commands.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
+        if changes.has_linked_trees() {
+            account.warn(format!(
+                "the linked working trees of app/ belong to the kept tree now; to connect one again: {}",
+                hint::command_line(
+                    "git -C",
+                    &[&on.layout.stash(&record.run), &"worktree", &"repair", &"PATH"]
+                )
+            ));
+        }
         if let Some(reason) = &changes.not_comparable {
             account.warn(format!(
                 "all of the tree of run {} is kept, because it cannot be compared: {reason}",
@@ -261,7 +270,10 @@ pub(crate) fn halted(
 }
 
 /// Ends a run whose staging failed: the refresh was not started.
-pub(crate) fn refused(on: &Installation, account: Account, failure: &Failure) -> exit::Error {
+pub(crate) fn refused(on: &Installation, mut account: Account, failure: &Failure) -> exit::Error {
+    if let Err(failure) = history::prune_refused(&on.layout) {
+        account.warn(format!("old refused runs cannot be removed: {}", failure.chain().join(": ")));
+    }
     let phase = account.report.phases.last().map_or(Phase::Staging, |part| part.phase);
     let error = explain(on, phase, failure, &account.again);
     exit::Error::Run(Box::new(close(on, account, RunResult::Refused, Some((error, failure)))))
