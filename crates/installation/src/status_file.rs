@@ -6,6 +6,7 @@
 //! A run and the process that answers the application's requests both write this file, so each change is made under the
 //! file's own lock, for an instant.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -17,8 +18,11 @@ use refresh_programs::process::{ExitKind, ProcessId};
 use refresh_service::deployed::Deployment;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
+use refresh_system::disk::beneath::{Directory, Entry};
 use refresh_system::environment;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
+use refresh_system::text::aside;
 use refresh_system::{clock, disk};
 
 /// The version of the file's format.
@@ -253,9 +257,27 @@ pub struct CurrentRunWriter {
 }
 
 impl CurrentRunWriter {
-    /// Makes the writer; nothing is written before the next part begins.
-    pub fn new(layout: &Layout, current: Current) -> Self {
-        Self { layout: layout.clone(), current }
+    /// Makes the writer, and writes the run. Without this file the run could not record its success later.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new(layout: &Layout, current: Current) -> Outcome<Self> {
+        let first = current.clone();
+        change_in_passing(layout, |status| status.current = Some(first))
+            .map_err(|failure| with_repair(layout, failure))?;
+        Ok(Self { layout: layout.clone(), current })
+    }
+}
+
+/// Adds the command that removes the obstacle, if the file itself is one.
+fn with_repair(layout: &Layout, failure: Failure) -> Failure {
+    let path = layout.status_file();
+    let found = Directory::open(&layout.state(), Path::new(""))
+        .and_then(|state| path.file_name().map_or(Ok(None), |name| state.entry(name)));
+    match found.ok().flatten() {
+        Some(Entry { obstacle: Some(obstacle), .. }) => failure.hint(Hint::shell(obstacle.cure(&path))),
+        Some(Entry { is_directory: true, .. }) => failure.command("mv", &[&path, &aside(&path)]),
+        _ => failure,
     }
 }
 
@@ -370,5 +392,15 @@ mod tests {
         disk::make_directory(&layout.status_file(), 0o755).unwrap();
         assert!(set_last_request(&layout, &a_request()).is_err());
         assert!(layout.status_file().is_dir());
+        let current = Current {
+            run: RunId::parse("r-1").unwrap(),
+            command: "run".to_owned(),
+            branch: BranchName::parse("main").unwrap(),
+            started_at: a_request().at,
+            phase: Phase::Preflight,
+            process: ProcessId::own(),
+        };
+        let failure = CurrentRunWriter::new(&layout, current).unwrap_err();
+        assert!(failure.hint_texts()[0].starts_with("mv "), "{:?}", failure.hint_texts());
     }
 }

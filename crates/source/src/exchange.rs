@@ -24,6 +24,8 @@ use refresh_system::disk;
 use refresh_system::disk::beneath::{Directory, Obstacle};
 use refresh_system::disk::{Owner, mounts};
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
+use refresh_system::text::{aside, quoted_path};
 
 use super::carry::{self, Carried};
 use super::{hook_record, writers};
@@ -285,6 +287,40 @@ pub fn check(layout: &Layout) -> Outcome<()> {
         }
     }
     check_home(layout, &home)
+}
+
+/// Refuses a border inside of one mount: a lower layer of an overlay, a subvolume, a quota for a project. Nothing moves.
+///
+/// # Errors
+/// A directory of `app/`, or `venv`, cannot be moved to the store, or the prepared tree of `run` cannot be moved to
+/// `app/`.
+pub fn check_borders(layout: &Layout, run: &RunId) -> Outcome<()> {
+    let Some(app) = open_existing_app(layout)? else { return Ok(()) };
+    let (home, tree) = (directory(layout, &layout.home())?, directory(layout, &layout.tree(run))?);
+    let git = OsStr::new(".git");
+    for entry in app.entries()?.into_iter().filter(|entry| entry.is_directory) {
+        let is_full = entry.name == git && !app.enter(Path::new(git))?.names()?.is_empty();
+        if app.has_border(&entry.name, &tree, git) || is_full && tree.has_border(git, &app, git) {
+            return Err(border(layout, &layout.app()));
+        }
+    }
+    let venv = layout.venv().file_name().map_or(Ok(None), |name| home.entry(name))?;
+    match venv.filter(|entry| entry.is_directory && home.has_border(&entry.name, &tree, git)) {
+        Some(_) => Err(border(layout, &layout.venv())),
+        None => Ok(()),
+    }
+}
+
+/// Returns the failure for a directory with a border around it or inside of it.
+fn border(layout: &Layout, path: &Path) -> Failure {
+    let copy = path.with_extension("copy");
+    let [path, copy, aside] = [path, &copy, &aside(path)].map(quoted_path);
+    let command = format!("cp -a {path} {copy} && mv {path} {aside} && mv {copy} {path}");
+    Failure::new(format!("no rename leads from {path} to {}", layout.store().display()))
+        .because(Failure::new(
+            "it is in a lower layer of an overlay, a subvolume, or has another project quota",
+        ))
+        .hint(Hint::shell(command).with_purpose("stop the service and replace it by a copy"))
 }
 
 /// Checks that step 3 can replace `venv` in the directory that has it.

@@ -219,3 +219,48 @@ fn an_entry_of_app_that_cannot_be_moved_is_found_before_the_stop() {
     let failure = message(&found.unwrap_err());
     assert!(failure.contains("README.md") && failure.contains("chattr -i"), "{failure}");
 }
+
+#[test]
+fn a_lower_layer_of_an_overlay_is_refused_before_the_stop_and_its_copy_is_moved() {
+    let world = World::new();
+    let on = installation(&world, "");
+    let (first, _) = deploy(&world, &on, "r1", &[]);
+    prepare(&on, &run("r2"), "main").unwrap();
+    exchange::check_borders(&on.layout, &run("r2")).unwrap();
+    let [upper, work] = ["upper", "work"].map(|name| world.directory.path().join(name));
+    for directory in [&upper, &work] {
+        fs::create_dir(directory).unwrap();
+    }
+    let root = on.layout.root().display();
+    let options = format!("lowerdir={root},upperdir={},workdir={}", upper.display(), work.display());
+    let Some(_mount) = Mounted::at(on.layout.root(), &["-t", "overlay", "-o", &options, "overlay"]) else {
+        print_line("LEFT OUT: needs root and a file system that an overlay can have");
+        return;
+    };
+    world.commit(&[("new", "1\n")]);
+    prepare(&on, &run("r3"), "main").unwrap();
+    let failure = exchange::check_borders(&on.layout, &run("r3")).unwrap_err();
+    let hint = failure.hint_texts().remove(0);
+    let command = &hint[hint.find("cp -a").unwrap()..];
+    let ended = std::process::Command::new("sh").args(["-c", command]).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    exchange::check_borders(&on.layout, &run("r3")).unwrap();
+    deploy(&world, &on, "r3", &[first]);
+    assert_eq!(world.read("new"), "1\n");
+}
+
+/// A mount that ends with the test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(point: &Path, arguments: &[&str]) -> Option<Self> {
+        let mounted = std::process::Command::new("mount").args(arguments).arg(point).output();
+        mounted.is_ok_and(|ended| ended.status.success()).then(|| Self(point.to_path_buf()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}

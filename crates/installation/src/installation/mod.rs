@@ -371,7 +371,7 @@ pub fn typed(layout: &Layout, hint: Hint) -> Hint {
 /// # Errors
 /// The caller cannot write to it.
 pub fn check_writable(layout: &Layout) -> Outcome<()> {
-    for directory in [layout.state(), layout.store()] {
+    for directory in [layout.state(), layout.store(), layout.volatile()] {
         let Err(error) = rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK) else { continue };
         let hint = match error {
             rustix::io::Errno::NOENT => continue,

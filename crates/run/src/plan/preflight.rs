@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
+
 use refresh_installation::installation;
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
@@ -41,6 +43,7 @@ pub fn check(on: &Installation, observed: &Observed, makes: Makes) -> Outcome<Ve
         not_roots(on),
         protected(on),
         repository(on, &observed.tree),
+        executable(&on.layout.store()),
         not_mounted(on).and_then(|()| movable(on, &observed.tree)),
         remote(on),
         space::check(on, makes),
@@ -278,6 +281,23 @@ pub fn not_mounted(on: &Installation) -> Outcome<()> {
         .hint(format!("check the mount, then: umount {}", quoted_path(first))))
 }
 
+/// Refuses a store, beside which `app/` is, on a mount from which nothing may be executed: neither the scripts of hooks
+/// nor the programs of an environment could start.
+fn executable(store: &Path) -> Outcome<()> {
+    let Ok(found) = rustix::fs::statvfs(store) else { return Ok(()) };
+    let mounts = mounts::all()?;
+    let point = mounts::of(&mounts, &real(store)).map_or(Path::new("/"), |mount| &mount.point);
+    refuse_noexec(store, found.f_flag, point)
+}
+
+fn refuse_noexec(store: &Path, flags: StatVfsMountFlags, point: &Path) -> Outcome<()> {
+    if !flags.contains(StatVfsMountFlags::NOEXEC) {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} is mounted with noexec: no program in it can start", store.display()))
+        .command("mount -o remount,exec", &[&point]))
+}
+
 /// Refuses entries that cannot be moved out of the working tree, or across to the next one, or removed with the
 /// previous one.
 ///
@@ -413,6 +433,15 @@ mod tests {
         let failure = no_socket_beside_units(address, true, file).unwrap_err();
         assert!(failure.summary().ends_with("its sockets are socket units"), "{failure}");
         assert_eq!(failure.hint_texts().last().unwrap(), "ladylinux-refresh init --socket");
+    }
+
+    #[test]
+    fn a_store_from_which_nothing_may_be_executed_is_refused_with_the_command_for_its_mount() {
+        let (store, point) = (Path::new("/srv/store"), Path::new("/srv"));
+        refuse_noexec(store, StatVfsMountFlags::NODEV, point).unwrap();
+        let flags = StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
+        let failure = refuse_noexec(store, flags, point).unwrap_err();
+        assert_eq!(failure.hint_texts(), ["mount -o remount,exec /srv"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::status_file;
+use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::disk::Usage;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -21,6 +22,8 @@ const FREE_BYTES: u64 = 256 * MIB;
 const FREE_INODES: u64 = 12_000;
 /// The bytes that a run writes while the service is down: journal, report, status, index.
 const WHILE_DOWN: u64 = 32 * MIB;
+/// The bytes that it writes below `/run` then: the admission of the service through the fence, events.
+const WHILE_DOWN_IN_MEMORY: u64 = MIB;
 /// The free memory that a refresh needs beside the running service: git, the installer and their caches.
 const FREE_MEMORY: u64 = 96 * MIB;
 /// The largest number of entries of an environment that are added up; the size of a larger one is underestimated.
@@ -96,9 +99,13 @@ pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> O
 /// # Errors
 /// A file system has less.
 pub(crate) fn check_while_down(on: &Installation) -> Outcome<()> {
-    let places = [on.layout.state(), on.layout.store(), on.layout.home()];
-    let needs = places.map(|path| Need { path, bytes: WHILE_DOWN, inodes: 1000, what: String::new() });
-    check_needs(&needs)
+    check_needs(&needs_while_down(&on.layout))
+}
+
+fn needs_while_down(layout: &Layout) -> Vec<Need> {
+    let need = |path, bytes| Need { path, bytes, inodes: bytes / (32 << 10), what: String::new() };
+    let on_disk = [layout.state(), layout.store(), layout.home()].map(|path| need(path, WHILE_DOWN));
+    on_disk.into_iter().chain([need(layout.volatile(), WHILE_DOWN_IN_MEMORY)]).collect()
 }
 
 /// Checks each file system: the needs of every run count once, the needs of this run are added up.
@@ -207,6 +214,15 @@ mod tests {
         let inodes = enough(Path::new("/store"), u64::MAX, Some(29), &all).unwrap_err();
         assert_eq!(inodes.summary(), "/store has only 29 inodes free; 30 are needed");
         enough(Path::new("/store"), u64::MAX, None, &all).unwrap();
+    }
+
+    #[test]
+    fn every_directory_that_a_run_writes_to_while_the_service_is_down_has_its_need() {
+        let layout = Layout::below("/r");
+        let needs = needs_while_down(&layout);
+        let of = |path: PathBuf| needs.iter().find(|need| need.path == path).map(|need| need.bytes / MIB);
+        assert_eq!([layout.state(), layout.store(), layout.home()].map(of), [Some(32); 3]);
+        assert_eq!(of(layout.volatile()), Some(1));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn begin(
         phase: Phase::Preflight,
         process,
     };
-    events.subscribe(Box::new(CurrentRunWriter::new(&on.layout, current)));
+    events.subscribe(Box::new(CurrentRunWriter::new(&on.layout, current)?));
     let mut journal = Journal::create(&directory)?;
     journal.append(Entry::Begun {
         schema: record::SCHEMA,

@@ -42,6 +42,7 @@ impl Refresh<'_, Planned> {
             entry::check(on, &release, &environment)?;
             let tree = sync::prepare_tree(on, account, &release, Some(&environment))?;
             exchange::check(&on.layout)?;
+            exchange::check_borders(&on.layout, &account.report.run)?;
             let hooks = rehearsal::rehearse(on, account, &release, &environment)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|sentence| format!(", {sentence}")).unwrap_or_default();

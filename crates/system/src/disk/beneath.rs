@@ -253,6 +253,12 @@ impl Directory {
         self.rename(name, to, to_name, true)
     }
 
+    /// Returns whether a border that no table of mounts shows prevents the move of the directory `name` into `to`. There
+    /// `full` must be a directory with content: the kernel refuses to replace it, but reports a border first.
+    pub fn has_border(&self, name: &OsStr, to: &Self, full: &OsStr) -> bool {
+        renameat(&self.fd, name, &to.fd, full) == Err(Errno::XDEV)
+    }
+
     /// Removes the entry `name` with everything in it. Follows no link and crosses no mount. Not durable until this
     /// directory is synced.
     ///
@@ -327,8 +333,14 @@ impl Directory {
             }
             Err(error) => {
                 let (from, to) = (self.shown.join(name), to.shown.join(to_name));
-                Err(Failure::new(format!("cannot move {} to {}", from.display(), to.display()))
-                    .because(error))
+                let failure = Failure::new(format!("cannot move {} to {}", from.display(), to.display()));
+                let failure = failure.because(error);
+                // No later run could move it either.
+                Err(if error == Errno::XDEV {
+                    failure.command_for("move it by a copy", "mv -T", &[&from, &to])
+                } else {
+                    failure
+                })
             }
         }
     }
