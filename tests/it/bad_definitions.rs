@@ -55,7 +55,7 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
         ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
         ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
         ("does not match its hash", &wrong_hash, ["does not match its hash", "six"]),
-        ("accepts no wheel", &no_wheel, ["", "six"]),
+        ("accepts no wheel", &no_wheel, ["build from source, which is not allowed", "six"]),
         ("is for another platform", "foreign==1.0\n", ["", "foreign"]),
         ("is for another Python", "future==1.0\n", ["", "future"]),
         ("is source only", "raw==1.0\n", ["", "raw"]),

@@ -115,6 +115,19 @@ fn a_release_that_was_withdrawn_is_never_chosen_and_a_pin_on_it_is_refused() {
     assert!(pinned.contains("withdrawn (yanked): alpha 1.1"), "{pinned}");
 }
 
+#[test]
+fn a_list_with_hashes_that_lacks_the_packages_of_an_extra_is_refused() {
+    let needs = "beta>=1; extra == 'more'";
+    let index = Index::new(&[Release { needs, ..release("alpha", "1.0") }, release("beta", "1.5")]);
+    let world = world(&index);
+    let pin = |name: &str, release: &str| format!("{name} --hash=sha256:{}\n", index.sha256(release));
+    let alone = pin("alpha[more]==1.0", "alpha==1.0");
+    let error = world.ensure(&alone, "run-1").unwrap_err().chain().join(": ");
+    assert!(error.contains("alpha[more]==1.0") && error.contains("beta"), "{error}");
+    let both = format!("{alone}{}", pin("beta==1.5", "beta==1.5"));
+    assert_eq!(packages(&world.ensure(&both, "run-2").unwrap()), ["alpha", "beta"]);
+}
+
 /// The hash of a release's file by another algorithm than that of its index.
 fn sha512(index: &Index, release: &str) -> String {
     use sha2::{Digest as _, Sha512};

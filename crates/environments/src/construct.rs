@@ -25,7 +25,7 @@ use super::record::{self, Package};
 use super::requirements::{self, Line, LineKind};
 use super::uv::{self, Network};
 use super::uv_operation::{Setup, UvOperation};
-use super::{install_error, overlaps, site};
+use super::{install_error, overlaps, resolution_checks, site};
 
 /// The operation.
 pub(super) const OPERATION: &str = "python-build";
@@ -69,6 +69,7 @@ pub(super) struct BuildResponse {
 
 /// Performs the operation.
 pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
+    resolution_checks::refuse_source(&request.lock.binary, request.setup.allow_source)?;
     let name = request.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let made = UvOperation::within(&request.setup, &format!("build-{name}"), |operation| {
         Building::new(operation, request)?.build()
@@ -114,6 +115,8 @@ impl<'a> Building<'a> {
         }
         if self.operation.setup.system_site_packages {
             self.open_to_the_system()?;
+        } else {
+            self.check_extras().map_err(|failure| self.request.lock.as_failure_of_lockfile(failure))?;
         }
         checkpoint::reach("python:packages installed");
         self.operation.in_time()?;
@@ -157,6 +160,34 @@ impl<'a> Building<'a> {
             checked.join().map_err(|_| Failure::new("the environment cannot be checked"))??;
             scanned
         })
+    }
+
+    /// Checks that a list of requirements has all packages that its extras need: it is installed as it is.
+    fn check_extras(&self) -> Outcome<()> {
+        if self.form != Form::Requirements {
+            return Ok(());
+        }
+        let pins = lines(&self.document)?.into_iter().filter_map(|(_, line)| {
+            let LineKind::Package(package) = &line.meaning else { return None };
+            let is_pin = !package.extras().is_empty() && !package.specification.contains('@');
+            is_pin.then(|| line.text.split(" --hash").next().unwrap_or_default().trim().to_owned())
+        });
+        let pins: Vec<String> = pins.collect();
+        if pins.is_empty() {
+            return Ok(());
+        }
+        let file = self.operation.scratch.join("extras.txt");
+        disk::write_unsynced(&file, pins.join("\n").as_bytes(), 0o644)?;
+        let program = uv::dry_run(self.operation, &self.request.directory, &file);
+        let finished = self.operation.runner.run(&program)?;
+        if finished.succeeded() {
+            return Ok(());
+        }
+        let reason = install_error::parse_reason(&String::from_utf8_lossy(&finished.stderr));
+        let because = reason.lines().find(|line| line.starts_with("Because")).unwrap_or(&reason);
+        Err(Failure::new(format!("not all packages that its extras need are in it: {}", pins.join(", ")))
+            .because(Failure::new(because))
+            .hint("add them with their hashes: uv pip compile --generate-hashes"))
     }
 
     /// Creates the empty environment in a new directory.

@@ -194,11 +194,16 @@ fn parse_other_index(text: &str) -> Vec<(String, String)> {
     found.windows(2).filter_map(pair).collect()
 }
 
-/// Returns whether uv failed because it had no network.
+/// Returns whether uv may have failed because it had no network. Of a package with an extra that is not in its cache, it
+/// only reports that there is no such version.
 pub(super) fn lacks_network(text: &str) -> bool {
-    ["Network connectivity is disabled", "network was disabled", "not found in the cache"]
-        .iter()
-        .any(|sign| text.contains(sign))
+    let signs = [
+        "Network connectivity is disabled",
+        "network was disabled",
+        "not found in the cache",
+        "there is no version of",
+    ];
+    signs.iter().any(|sign| text.contains(sign))
 }
 
 /// Finds the extras that packages were required with and do not have, as name of the package and name of the extra. uv
@@ -287,6 +292,8 @@ mod tests {
         let missing = "error: No solution found when resolving dependencies\n  cause: Because nosuch was not found in \
             the package registry and you require nosuch, we can conclude that your requirements are unsatisfiable.\n";
         assert_eq!(parse_kind(missing), InstallErrorKind::NoMatch);
+        assert!(lacks_network("  cause: Because there is no version of alpha[more]==1.0 and you require it"));
+        assert!(!lacks_network("error: Hash mismatch for `six==1.17.0`"));
     }
 
     #[test]

@@ -52,9 +52,11 @@ pub(super) struct LockRequest {
 
 /// Performs the operation.
 pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
+    let binary = request.definitions.binary_options();
+    resolution_checks::refuse_source(&binary, request.setup.allow_source)?;
     UvOperation::within(&request.setup, &format!("lock-{}", request.key), |operation| {
         let lock = Locking { operation, request, definitions: &request.definitions }.lock()?;
-        lock.with_binary(request.definitions.binary_options())
+        lock.with_binary(binary)
     })
 }
 

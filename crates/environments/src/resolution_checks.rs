@@ -45,6 +45,17 @@ pub(super) fn refuse_unknown_extras(definitions: &Definitions, unknown: &[(Strin
     Ok(())
 }
 
+/// Refuses options that demand a build from source if the host does not allow one: in uv they override its own option.
+pub(super) fn refuse_source(binary: &[String], allow_source: bool) -> Outcome<()> {
+    match binary.iter().find(|option| option.starts_with("--no-binary")) {
+        Some(option) if !allow_source => Err(Failure::new(format!(
+            "the requirements demand a build from source, which is not allowed: {option}"
+        ))
+        .hint("remove the line, or allow builds: python.allow_source = true in the host's refresh.toml")),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses to resolve a project whose tools would install other packages: settings of tools are not read. `indexes` are
 /// those that the host names for single packages.
 pub(super) fn refuse_unread(definitions: &Definitions, indexes: &BTreeMap<String, String>) -> Outcome<()> {
@@ -161,6 +172,15 @@ mod tests {
             let refused = refusal(project, locked, constraints).unwrap();
             assert!(refused.ends_with(why), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_build_from_source_is_refused_unless_the_host_allows_it() {
+        let options = |option: &str| [option.to_owned()];
+        assert!(refuse_source(&options("--no-binary=six"), false).is_err());
+        assert!(refuse_source(&options("--no-binary=:all:"), false).is_err());
+        assert!(refuse_source(&options("--only-binary=six"), false).is_ok());
+        assert!(refuse_source(&options("--no-binary=six"), true).is_ok());
     }
 
     #[test]

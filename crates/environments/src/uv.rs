@@ -134,6 +134,12 @@ pub(super) fn installing(operation: &UvOperation<'_>, program: Program, director
     if operation.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
 }
 
+/// Reports which packages a file of requirements still lacks. Without an index and a cache it fails if there are any.
+pub(super) fn dry_run(operation: &UvOperation<'_>, directory: &Path, file: &Path) -> Program {
+    let program = command(operation, Network::Unused).args(["--no-cache", "pip", "install", "--dry-run"]);
+    program.arg("--python").arg(directory.join("bin/python")).arg("--requirements").arg(file)
+}
+
 /// Checks that the installed packages fit together.
 pub(super) fn check(operation: &UvOperation<'_>, directory: &Path) -> Program {
     command(operation, Network::Unused).args(["pip", "check", "--python"]).arg(directory.join("bin/python"))
