@@ -86,6 +86,9 @@ fn stop(on: &Installation) -> Outcome<()> {
     // A record of an earlier start is of no effect after this stop.
     let _ = start_request::forget(&on.layout);
     let stopped = on.service.stop()?;
+    if !on.service.has_units() {
+        supervisor::note_stop(&on.layout)?;
+    }
     warn(&stopped.notes);
     print_line(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
     warn(&starts_again(on, &on.layout));

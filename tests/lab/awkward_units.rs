@@ -59,7 +59,7 @@ enum Outcome {
 /// A kind of unit: its name, the lines of its drop-in, and the result of a run with it.
 type Case = (&'static str, &'static str, Outcome);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     ("simple", "[Service]\nType=simple\n", Outcome::Refreshed),
     ("exec", "[Service]\nType=exec\n", Outcome::Refreshed),
     ("notify", "[Service]\nType=notify\n", Outcome::Refreshed),
@@ -81,6 +81,12 @@ const CASES: [Case; 23] = [
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=\n\
          ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & sleep 0.3'\n",
         Outcome::Refused("Type=oneshot"),
+    ),
+    (
+        "simple that leaves a process",
+        "[Service]\nRemainAfterExit=yes\nExecStart=\n\
+         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & sleep 0.3'\n",
+        Outcome::Refused("without a main process"),
     ),
     (
         "protect system",

@@ -166,8 +166,13 @@ fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serv
 
     // A program before the service has the port that the file of variables names.
     machine.write("/srv/proxy.py", &SERVER.replace("8000", "8080").replace("version.txt", "/srv/proxy.py"));
-    machine.exec("systemd-run --quiet --unit=proxy /usr/bin/python3 /srv/proxy.py").expect(0);
+    let proxy =
+        format!("systemd-run --quiet --unit=proxy --property=PartOf={API} /usr/bin/python3 /srv/proxy.py");
+    machine.exec(&proxy).expect(0);
     until("the proxy", || machine.http("http://127.0.0.1:8080/"));
+    host.configure("http://127.0.0.1:8080/", "");
+    host.refused(&["where proxy.service answers", "url = \"http://127.0.0.1:8000/\""]);
+    host.configure("http://127.0.0.1:8000/", "");
     machine.write("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8080\n");
     host.refused(&[
         "port 8080 is held by process",
@@ -362,13 +367,24 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.machine.exec("rm /srv/work/refresh.toml; systemctl stop job.timer job.service").expect(0);
     host.unit("job.timer", "[Timer]\nOnCalendar=2190-01-01\n");
     host.machine.exec("systemctl start job.timer").expect(0);
-    host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\", \"job.service\"]");
+    host.unit("bad.service", "[Service]\nExecStartPre=/bin/false\nExecStart=/bin/sleep 1000000\n");
+    let also = "[service]\nalso = [\"bad.service\", \"also.service\", \"job.service\"]";
+    host.configure("http://127.0.0.1:8000/", also);
     host.tool("init").expect(0);
     let doctor = host.tool("doctor");
     assert!(!doctor.all().contains("job."), "{}", doctor.all());
     host.push("two again");
     let before = host.machine.journal("job.service");
-    host.tool("run").expect(0);
+    // A worker that a person has stopped stays down, and one that was down before is no reason to halt.
+    host.machine.exec("systemctl stop also; systemctl start bad").expect(1);
+    host.tool("run")
+        .expect(0)
+        .prints("also.service was stopped on request and stays down: systemctl start also.service")
+        .prints("bad.service, which was down before, does not start: ");
+    assert!(!host.is_active("also.service"));
+    assert_eq!(effects_on(&host.last_run(), "also.service"), pair("also", "down"));
+    assert_eq!(effects_on(&host.last_run(), "bad.service"), pair("also", "down"));
+    host.machine.exec("systemctl start also").expect(0);
     assert_eq!(host.machine.journal("job.service"), before, "it was not started");
     assert_eq!(effects_on(&host.last_run(), "job.service"), pair("also", "down"));
 

@@ -194,11 +194,12 @@ pub trait ServiceManager: Send + Sync {
         Ok(Others::default())
     }
 
-    /// Returns the units of `service.also` that only a timer or a path unit starts: the last start has left them to it.
+    /// Returns the units of `service.also` that the last start has left down: those that only a timer or a path unit
+    /// starts, and those that were down before the stop.
     ///
     /// # Errors
     /// The manager cannot be queried.
-    fn jobs(&self) -> Outcome<Vec<String>> {
+    fn left_down(&self) -> Outcome<Vec<String>> {
         Ok(Vec::new())
     }
 

@@ -20,6 +20,31 @@ pub struct Others {
     pub untied: Vec<Untied>,
     /// Timers, path units and socket units that start such a unit, also during a refresh.
     pub triggers: Vec<Trigger>,
+    /// Those units of `service.also` that are down while the service runs, or have failed.
+    pub down: Down,
+}
+
+/// The units of `service.also` that a stop has found down. They are recorded too: a later run starts the units that an
+/// earlier one has stopped, and no others must start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Down {
+    /// Those that were stopped on request: they stay down.
+    pub on_request: Vec<String>,
+    /// The others: one that does not start is no fault of the new version.
+    pub otherwise: Vec<String>,
+}
+
+impl Down {
+    /// Returns whether a unit was down.
+    pub(crate) fn has(&self, unit: &UnitName) -> bool {
+        let is_it = |name: &String| name == unit.as_str();
+        self.on_request.iter().any(is_it) || self.otherwise.iter().any(is_it)
+    }
+
+    /// Returns whether a unit stays down.
+    pub(crate) fn keeps(&self, unit: &UnitName) -> bool {
+        self.on_request.iter().any(|name| name == unit.as_str())
+    }
 }
 
 /// A unit that starts a unit of the application at any time.
@@ -70,6 +95,22 @@ struct StoppedUnits {
     /// The run that stopped them first.
     run: Option<RunId>,
     units: Vec<String>,
+    #[serde(default)]
+    down: Down,
+}
+
+/// Records, durably, which units of `service.also` are down before anything is stopped.
+///
+/// # Errors
+/// The file cannot be written; then nothing may be stopped.
+pub fn note_down(layout: &Layout, down: &Down) -> Outcome<()> {
+    let before = read(layout)?;
+    if before.down == *down { Ok(()) } else { write(layout, &StoppedUnits { down: down.clone(), ..before }) }
+}
+
+/// Returns the units of `service.also` that were down before the stop. An unreadable record counts as none.
+pub(crate) fn noted_down(layout: &Layout) -> Down {
+    read(layout).unwrap_or_default().down
 }
 
 /// Records, durably, that `run` is about to stop `units` together with the service. Returns all units to start again,
@@ -100,7 +141,7 @@ pub fn noted(layout: &Layout) -> Outcome<Vec<String>> {
     Ok(read(layout)?.units)
 }
 
-/// Records that only `units` must still be started again.
+/// Records that only `units` must still be started again, and that the stop is over.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -108,7 +149,7 @@ pub fn keep(layout: &Layout, units: Vec<String>) -> Outcome<()> {
     if units.is_empty() {
         return disk::remove_file_if_there(&layout.stopped_units());
     }
-    write(layout, &StoppedUnits { units, ..read(layout)? })
+    write(layout, &StoppedUnits { units, down: Down::default(), ..read(layout)? })
 }
 
 fn read(layout: &Layout) -> Outcome<StoppedUnits> {
@@ -141,7 +182,12 @@ mod tests {
             note(&layout, &run("r-2"), &units(&["b.socket"])).unwrap(),
             units(&["a.service", "b.socket"])
         );
+        let down = Down { on_request: units(&["c.service"]), otherwise: units(&["d.service"]) };
+        note_down(&layout, &down).unwrap();
+        assert_eq!(noted(&layout).unwrap(), units(&["a.service", "b.socket"]));
+        assert_eq!(noted_down(&layout), down);
         keep(&layout, units(&["b.socket"])).unwrap();
+        assert_eq!(noted_down(&layout), Down::default());
         assert_eq!(noted(&layout).unwrap(), units(&["b.socket"]));
         keep(&layout, Vec::new()).unwrap();
         assert!(!layout.stopped_units().exists());

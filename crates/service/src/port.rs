@@ -163,8 +163,8 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     match (holder.process, holder.unit.as_deref()) {
         // systemd itself: a socket unit.
         (Some(ProcessId { pid: 1, .. }), _) => failure.command("systemctl list-sockets", &[]),
-        _ if is_of_container(holder) => failure
-            .command_for("find the container that publishes the port", "docker ps --filter", &[&format!("publish={port}")])
+        _ if container_list(holder).is_some() => failure
+            .command_for("find the container that publishes the port", container_list(holder).unwrap_or_default(), &[&format!("publish={port}")])
             .hint("an application in a container is not refreshed by this program: stop the container, or use another port"),
         (Some(process), Some(unit)) if is_launcher(unit) => failure.hint(format!(
             "have {unit} start it no more, then end process {} if it may be ended",
@@ -185,12 +185,17 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     }
 }
 
-/// Returns whether a process publishes a port of a container, or runs in one. All containers share its unit.
-fn is_of_container(holder: &PortHolder) -> bool {
-    let publishers = ["docker-proxy", "rootlessport", "slirp4netns"];
-    let scopes = ["docker-", "libpod-", "crio-", "cri-containerd-", "docker.service", "containerd.service"];
-    publishers.iter().any(|name| holder.command.contains(name))
-        || holder.unit.as_deref().is_some_and(|unit| scopes.iter().any(|scope| unit.starts_with(scope)))
+/// Returns the command that lists containers, if a process publishes a port of one or runs in one (in a shared unit).
+fn container_list(holder: &PortHolder) -> Option<&'static str> {
+    let program = holder.command.split(' ').next().unwrap_or_default();
+    let unit = holder.unit.as_deref().unwrap_or_default();
+    let scopes = ["docker-", "crio-", "cri-containerd-", "docker.service", "containerd.service"];
+    let of_podman = ["rootlessport", "slirp4netns", "pasta"];
+    if of_podman.iter().any(|name| program.contains(name)) || unit.starts_with("libpod-") {
+        return Some("podman ps --filter");
+    }
+    let is_other = program.contains("docker-proxy") || scopes.iter().any(|scope| unit.starts_with(scope));
+    is_other.then_some("docker ps --filter")
 }
 
 /// Returns whether a unit is the session of a user: its stop would end all processes of that user.
@@ -467,11 +472,14 @@ torn line
             command: "/usr/bin/docker-proxy -proto tcp".to_owned(),
             ..holder(7, Some("docker.service"))
         };
-        for of_container in [proxy, holder(7, Some("libpod-0a.scope"))] {
-            assert!(
-                held(80, &of_container).hint_texts()[0].ends_with("docker ps --filter publish=80"),
-                "{of_container}"
-            );
+        let pasta = PortHolder { command: "/usr/bin/pasta --config-net".to_owned(), ..holder(7, None) };
+        let podman = "podman ps --filter publish=80";
+        for (of_container, list) in [
+            (proxy, "docker ps --filter publish=80"),
+            (pasta, podman),
+            (holder(7, Some("libpod-0a.scope")), podman),
+        ] {
+            assert!(held(80, &of_container).hint_texts()[0].ends_with(list), "{of_container}");
         }
         assert_eq!(held(80, &holder(7, None)).hint_texts(), ["end process 7 if it may be ended"]);
     }

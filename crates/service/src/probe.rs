@@ -85,6 +85,23 @@ pub fn resolve(
     })
 }
 
+/// Returns the request of a probe and the expected answer in words: two probes with the same words differ at most in the
+/// address, the values of header fields, and the time limits. No word is a secret.
+pub fn in_words(probe: &settings::Probe) -> String {
+    let path = match probe.url.as_deref().filter(|url| !url.starts_with(UNIX)) {
+        Some(url) => format!("/{}", url.splitn(4, '/').nth(3).unwrap_or_default()),
+        None => probe.path().to_owned(),
+    };
+    let mut words = vec![format!("GET {path}")];
+    words.extend(probe.headers.keys().map(|name| format!("with {name}")));
+    words.extend(probe.status.map(|status| format!("status {status}")));
+    words.extend(
+        probe.json_field.iter().zip(&probe.json_value).map(|(field, value)| format!("{field} = {value:?}")),
+    );
+    words.extend(probe.body.iter().map(|body| format!("a body with {body:?}")));
+    words.join(", ")
+}
+
 /// Removes the credentials from a URL.
 fn without_credentials(url: String) -> (String, Option<String>) {
     let Some((scheme, rest)) = url.split_once("://") else { return (url, None) };

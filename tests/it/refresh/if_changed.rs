@@ -40,7 +40,17 @@ fn a_run_with_if_changed_is_a_full_refresh_if_anything_is_wrong() {
     host.write("version.txt", "by hand\n");
     again();
     assert_eq!(host.version().as_deref(), Some("two"));
+    // A stop by a person is a decision; an end by itself is none.
     host.tool(["service", "stop"]).expect(0);
+    let held = host.tool(["run", "--if-changed"]).expect(0).prints("Held back");
+    held.prints("the service was stopped at ").prints("`run`; or start the service");
+    assert!(!listens(&host));
+    host.tool(["run"]).expect(0);
+    still();
+    let pid = host.report()["service"]["pid"].as_i64().unwrap();
+    let main = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(main, rustix::process::Signal::KILL).unwrap();
+    crate::service::until("its end", || (!listens(&host)).then_some(()));
     again();
     assert!(listens(&host));
     host.push(&[("requirements.txt", "iniconfig==2.0.0\n")]);

@@ -21,7 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
-const OF_ONE_HOST: &str = r#"200 if self.headers["Host"] == "lady.example" else 400"#;
+const OF_ONE_HOST: &str = r#"204 if self.headers["Host"] == "lady.example" else 400"#;
 const WITH_PASSWORD: &str = r#"200 if self.headers["Authorization"] == "Basic " + base64.b64encode(b"probe:s3cret").decode() else 401"#;
 
 /// A service that speaks only HTTP/2: it begins with its settings, and refuses the request (RFC 9113, 3.4 and 6.8).
@@ -57,13 +57,19 @@ fn rw_7_1b_a_health_request_that_the_service_refuses_is_refused_before_the_stop_
     let host = Host::running();
     host.push(&[("server.py", &PARTICULAR.replace("STATUS", OF_ONE_HOST))]);
     host.tool(["run"]).expect(0);
-    host.configure("", "status = 200\n");
-    let refused = host.tool(["run"]).expect(3).prints("status 400 instead of 200").prints("`headers`");
+    host.configure("", "status = 204\n");
+    // A copied file can be older than the last run.
+    let file = fs::File::options().append(true).open(host.layout.host_file()).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let refused = host.tool(["run"]).expect(3).prints("status 400 instead of 204").prints("`headers`");
     refused.prints(&host.layout.host_file().display().to_string());
     assert!(listens(&host) && !host.fenced());
-    host.configure("", "status = 200\nheaders = { Host = \"lady.example\" }\n");
-    host.tool(["run"]).expect(0).prints("HTTP 200");
+    host.configure("", "status = 204\nheaders = { Host = \"lady.example\" }\n");
+    host.tool(["run"]).expect(0).prints("HTTP 204");
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
+    // The version before answers with another status, and has never passed this check; the later one has.
+    host.tool(["rollback"]).expect(0).prints("HTTP 200").prints("any status below 500 is accepted");
+    host.tool(["run"]).expect(0).prints("HTTP 204").prints("status 200 instead of 204");
     // A check that no version has ever passed is no reason to stop a service that answers.
     host.configure("", "body = \"never\"\nheaders = { Host = \"lady.example\" }\n");
     host.tool(["run"]).expect(3).prints("does not contain \"never\"").prints("service stop");

@@ -11,6 +11,9 @@ pub struct Service {
     pub pid: Option<i32>,
     /// The URL that was probed.
     pub url: Option<String>,
+    /// The request of the health check and the answer that it expected, in words.
+    #[serde(default)]
+    pub check: Option<String>,
     /// Whether the fence stands.
     pub fenced: bool,
     /// The other units of the application.

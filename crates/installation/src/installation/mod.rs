@@ -247,7 +247,7 @@ impl Installation {
             Ok(other) => (other.to_string(), None),
             Err(failure) => (format!("unknown ({failure})"), None),
         };
-        run_report::Service { state, pid, url, fenced: self.is_fenced(), others: Vec::new() }
+        run_report::Service { state, pid, url, check: None, fenced: self.is_fenced(), others: Vec::new() }
     }
 
     /// Returns the state of the service in words, for errors.

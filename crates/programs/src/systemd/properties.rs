@@ -11,7 +11,7 @@ use zvariant::{OwnedValue, Signature, Type, Value};
 /// a call.
 const NAMES: &str = "\
     Accept ActiveEnterTimestamp ActiveState AssertResult Asserts BindPaths BindReadOnlyPaths BindsTo BoundBy ConditionResult Conditions \
-    ConsistsOf ControlGroup DropInPaths Environment EnvironmentFiles ExecCondition ExecPaths ExecMainCode ExecMainExitTimestamp \
+    ConsistsOf ControlGroup DropInPaths DynamicUser Environment EnvironmentFiles ExecCondition ExecPaths ExecMainCode ExecMainExitTimestamp \
     ExecMainPID ExecMainStartTimestamp ExecMainStatus ExecStart ExecStartPost ExecStartPre FailureAction FragmentPath \
     Group InactiveEnterTimestamp LoadCredential ReadOnlyPaths ReadWritePaths RootDirectory RootImage SupplementaryGroups \
     InvocationID Job KillMode Listen LoadError LoadState MainPID NRestarts NeedDaemonReload PIDFile PartOf \

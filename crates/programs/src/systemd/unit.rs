@@ -84,6 +84,8 @@ pub struct UnitFacts {
     pub program: Option<PathBuf>,
     /// The words of `ExecStart=`, the program's own name first.
     pub command: Vec<String>,
+    /// The words of all commands of `ExecStart=`: a job can have several.
+    pub words: Vec<String>,
     /// `WorkingDirectory=`, without the prefixes; empty if it is not set.
     pub working_directory: String,
     /// `Environment=`, as `NAME=value`.

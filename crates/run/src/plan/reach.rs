@@ -4,10 +4,12 @@
 //! with a working service that is stopped and fenced. Reads the sockets of the service's processes; changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use refresh_events::run_report::{Report, RunResult};
 use refresh_installation::installation::Installation;
-use refresh_installation::status_file;
+use refresh_installation::{history, status_file};
 use refresh_programs::process::ProcessId;
 use refresh_service::deployed::Deployment;
 use refresh_service::port;
@@ -34,10 +36,15 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     let Some(running) = service.running().filter(|_| !on.is_fenced()) else { return Ok(Vec::new()) };
     let deployed = Deployment::read(&on.layout).ok().flatten();
     let env_file = on.env_file()?;
-    let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
-    match patiently(on, &probe, running)? {
+    let in_use = probe_in_use(on);
+    let probe = probe::resolve(&in_use, &env_file, deployed.as_ref())?;
+    let reach = patiently(on, &probe, running)?;
+    if !matches!(reach, Reach::NoListener { .. }) {
+        no_front_end(on, &probe)?;
+    }
+    match reach {
         Reach::Good => Ok(Vec::new()),
-        Reach::Unexpected { problem } if is_new_question(on) => Err(Failure::new(format!(
+        Reach::Unexpected { problem } if !has_passed(on, &probe.url, &probe::in_words(&in_use)) => Err(Failure::new(format!(
             "the running service answers at {}, and not as the health check expects: {problem}",
             probe.url
         ))
@@ -67,6 +74,35 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     }
 }
 
+/// Refuses a probe of a program that systemd stops with the service: it is started again only after the health check.
+fn no_front_end(on: &Installation, probe: &ResolvedProbe) -> Outcome<()> {
+    if !on.service.has_units() {
+        return Ok(());
+    }
+    let Ok(listens) = port::addresses_of(&on.service.processes()?) else { return Ok(()) };
+    let Some(asked) = probe::addresses(probe).first().map(SocketAddr::port) else { return Ok(()) };
+    if listens.iter().any(|address| takes(address, probe, false)) {
+        return Ok(());
+    }
+    let mut units = port::holders(asked)?.into_iter().filter_map(|holder| holder.unit).peekable();
+    if units.peek().is_none() {
+        return Ok(());
+    }
+    let stopped = on.service.others()?.stopped_with_it;
+    let Some(unit) = units.find(|unit| stopped.contains(unit)) else { return Ok(()) };
+    let file = quoted_path(&on.layout.host_file());
+    let failure = Failure::new(format!(
+        "the health check asks {}, where {unit} answers, which is stopped with the service and started after its health check",
+        probe.url
+    ));
+    let failure = match suggestion(&listens, probe, probe::speaks_tls) {
+        Some(url) => failure.hint(format!("set `url = \"{url}\"` under [probe] in {file}")),
+        None => failure,
+    };
+    let also = format!("or add {unit:?} to `also` under [service] in {file}, then: ladylinux-refresh init");
+    Err(failure.hint(also))
+}
+
 /// Refuses a probe with a different protocol than the running service; `schemes` are those of the two.
 fn other_protocol(
     on: &Installation,
@@ -84,14 +120,24 @@ fn other_protocol(
     .hint(format!("where that was changed on purpose, restart the service first: {}", restart_command(on)))
 }
 
-/// Returns whether no deployed version has answered the probe with its present settings: nothing was deployed yet, or
-/// the settings were written later. A version that has answered it before may have broken; then the refresh may be the
-/// repair.
-fn is_new_question(on: &Installation) -> bool {
-    let Some(deployed) = status_file::read(&on.layout).deployed else { return true };
-    let written = std::fs::metadata(on.layout.host_file()).and_then(|found| found.modified());
-    let written = written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
-    written.is_some_and(|written| written > deployed.refreshed_at)
+/// Returns whether a version has passed the probe with its present settings. Such a version may have broken since; then
+/// the refresh may be the repair. The words of a check have no secrets, so the file must be older than the run too; a copy
+/// can have an old time of modification. A report of an earlier version has no words.
+fn has_passed(on: &Installation, url: &str, words: &str) -> bool {
+    let written = std::fs::metadata(on.layout.host_file()).ok();
+    let written =
+        written.map(|file| (file.mtime(), file.mtime_nsec()).max((file.ctime(), file.ctime_nsec())));
+    let has_it = |report: Report| {
+        let is_same = match &report.service.check {
+            Some(check) => check == words && report.service.url.as_deref() == Some(url),
+            None => true,
+        };
+        let started = (report.started_at.as_second(), i64::from(report.started_at.subsec_nanosecond()));
+        let is_later = written.is_none_or(|written| written < started);
+        report.result == RunResult::Refreshed && is_same && is_later
+    };
+    let past = history::all(&on.layout).unwrap_or_default();
+    past.into_iter().filter_map(|past| past.report).any(has_it)
 }
 
 /// Returns the probe of the deployed version, if it is known; else that of the host.

@@ -17,6 +17,16 @@ use super::account::Account;
 /// The manager cannot be queried, or the record cannot be written; then nothing may be stopped.
 pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
     let found = on.service.others()?;
+    // Behind a fence they are down because of the run that raised it.
+    if !on.is_fenced() {
+        others::note_down(&on.layout, &found.down)?;
+        for unit in &found.down.on_request {
+            account.warn(format!(
+                "{unit} was stopped on request and stays down: systemctl start {}",
+                quoted(unit)
+            ));
+        }
+    }
     let noted = others::note(&on.layout, &account.report.run, &found.stopped_with_it)?;
     let entry = |unit: &str, tie, state| OtherUnit { unit: unit.to_owned(), tie, state };
     account.report.service.others =
@@ -34,8 +44,8 @@ pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
 /// that run the old version.
 pub(crate) fn settle(on: &Installation, account: &mut Account) {
     let mut left = Vec::new();
-    let jobs = on.service.jobs().unwrap_or_default();
-    let also = |other: &&mut OtherUnit| other.tie == Tie::Also && !jobs.contains(&other.unit);
+    let left_down = on.service.left_down().unwrap_or_default();
+    let also = |other: &&mut OtherUnit| other.tie == Tie::Also && !left_down.contains(&other.unit);
     for other in account.report.service.others.iter_mut().filter(also) {
         other.state = OtherState::Started;
     }

@@ -4,11 +4,12 @@
 use crate::plan::{Target, reach};
 use refresh_environments::RecordedEnvironment;
 use refresh_installation::installation::{Installation, Release};
-use refresh_installation::status_file;
+use refresh_installation::{history, status_file};
 use refresh_service::deployed::Deployment;
 use refresh_service::probe;
 use refresh_service::probe::ResolvedProbe;
 use refresh_service::{Admission, fence, health, port};
+use refresh_settings as settings;
 use refresh_settings::ImportCheck;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::{duration, quoted_path};
@@ -69,13 +70,30 @@ fn before_the_start(
     deployed: &Deployment,
 ) -> Outcome<ResolvedProbe> {
     let env_file = on.env_file()?;
-    let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
+    let settings = probe_of_target(on, account, &release.settings.probe);
+    let probe = probe::resolve(&settings, &env_file, Some(deployed))?;
     account.report.service.url = Some(probe.url.clone());
+    account.report.service.check = Some(probe::in_words(&settings));
     let port = on.port()?;
     match port::holder_but(port, |holder| socket::is_allowed(on, account, holder))? {
         Some(stranger) => Err(port::held(port, &stranger)),
         None => Ok(probe),
     }
+}
+
+/// Returns the probe of the target. An earlier version that has passed another one cannot meet expectations that the host
+/// has set since, so it needs to meet none.
+fn probe_of_target(on: &Installation, account: &mut Account, probe: &settings::Probe) -> settings::Probe {
+    let Target::Earlier(pair) = &account.target else { return probe.clone() };
+    let run = pair.run.clone();
+    let passed = history::one(&on.layout, &run).ok().and_then(|past| past.report?.service.check);
+    let Some(passed) = passed.filter(|passed| *passed != probe::in_words(probe)) else {
+        return probe.clone();
+    };
+    account.warn(format!(
+        "the health check has changed since this version passed it in run {run} ({passed}): any status below 500 is accepted"
+    ));
+    settings::Probe { status: None, json_field: None, json_value: None, body: None, ..probe.clone() }
 }
 
 fn start_and_check(on: &Installation, account: &mut Account, probe: &ResolvedProbe) -> Outcome<String> {

@@ -326,8 +326,8 @@ pub(super) fn complete(on: &Installation, report: &mut Report, result: RunResult
     report.environment.path = on.layout.venv();
     report.environment.name = live;
     report.environment.digest = digest.flatten();
-    let others = std::mem::take(&mut report.service.others);
-    report.service = run_report::Service { others, ..on.service_report(report.service.url.take()) };
+    let run_report::Service { others, check, url, .. } = std::mem::take(&mut report.service);
+    report.service = run_report::Service { others, check, ..on.service_report(url) };
     report.bundle = on.offline.as_ref().map(|source| source.report());
     report.confinement = on.units.enforcement().ok();
 }

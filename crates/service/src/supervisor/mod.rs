@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 pub use server::run_supervisor;
@@ -148,6 +149,20 @@ impl Embedded {
     }
 }
 
+/// The time of a stop that a person has requested; it exists until the next start.
+fn stop_record(layout: &Layout) -> PathBuf {
+    layout.supervisor().join("stopped.json")
+}
+
+/// Records that a person has stopped the service. systemd has such a record itself.
+///
+/// # Errors
+/// The state cannot be written.
+pub fn note_stop(layout: &Layout) -> Outcome<()> {
+    disk::make_directory(&layout.supervisor(), 0o755)?;
+    disk::write_json(&stop_record(layout), &clock::now(), 0o644)
+}
+
 impl ServiceManager for Embedded {
     fn observe(&self) -> Outcome<ServiceState> {
         if let Some((_, state)) = state::living(&self.layout)? {
@@ -208,7 +223,14 @@ impl ServiceManager for Embedded {
             },
             Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.launch()),
         };
-        started.context(|| "cannot start the service".to_owned())
+        let started = started.context(|| "cannot start the service".to_owned())?;
+        // The service runs: a record that stays is only read when it is down again, and names the former stop.
+        let _ = disk::remove_file_if_there(&stop_record(&self.layout));
+        Ok(started)
+    }
+
+    fn asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
+        if self.observe()?.is_down() { disk::read_json(&stop_record(&self.layout)) } else { Ok(None) }
     }
 
     fn open_next_socket(&self) -> Outcome<bool> {

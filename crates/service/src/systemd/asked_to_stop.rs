@@ -2,31 +2,41 @@
 
 use jiff::Timestamp;
 
+use super::journald::LastEvent;
 use super::{Systemd, journald};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
 use refresh_system::error::Outcome;
 
 impl Systemd {
-    /// Returns since when the unit is down because systemd was asked to stop it. The journal records each such request; if the
-    /// journal is not readable, or no longer contains the request, the result is `None`.
+    /// Returns since when the unit is down because systemd was asked to stop it. The journal records each such request. If it
+    /// is not readable, or has no start and no stop of the unit any more, a good end counts as requested: a server ends
+    /// well only then.
     pub(super) fn find_asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
         let bus = Bus::connect()?;
         let facts = self.facts(&bus)?;
         if !is_certainly_down(&facts) {
             return Ok(None);
         }
-        let stop = journald::last_requested_stop(&self.runner, self.unit.as_str()).ok().flatten();
-        let Some(stop) = stop.filter(|stop| is_of_last_invocation(&facts, &stop.invocation)) else {
-            return Ok(None);
-        };
+        let last = journald::last_event(&self.runner, self.unit.as_str()).ok().flatten();
+        let Some(at) = requested_at(&facts, last.as_ref()) else { return Ok(None) };
         for name in &facts.stopped_by {
-            if took_down(&bus.unit(name)?, stop.at) {
+            if took_down(&bus.unit(name)?, at) {
                 return Ok(None);
             }
         }
-        Ok(Some(stop.at))
+        Ok(Some(at))
     }
+}
+
+/// Returns when the unit was stopped on request, by the last event of the journal; without one, by its end.
+fn requested_at(facts: &UnitFacts, last: Option<&LastEvent>) -> Option<Timestamp> {
+    let Some(last) = last else {
+        let is_good_end = facts.active == ActiveState::Inactive && facts.result == "success";
+        let was_started = !facts.invocation.is_empty() && is_of_last_invocation(facts, &facts.invocation);
+        return facts.inactive_since.filter(|_| is_good_end && was_started);
+    };
+    (last.is_requested_stop && is_of_last_invocation(facts, &last.invocation)).then_some(last.at)
 }
 
 /// Returns whether the unit is down and nothing is about to start it.
@@ -64,7 +74,26 @@ mod tests {
             invocation: "one".to_owned(),
             conditions_held: true,
             assertions_held: true,
+            result: "success".to_owned(),
             ..UnitFacts::default()
+        }
+    }
+
+    #[test]
+    fn without_a_journal_a_good_end_since_the_boot_counts_as_a_stop_on_request() {
+        let event =
+            |is_requested_stop| LastEvent { is_requested_stop, invocation: "one".to_owned(), at: at(99) };
+        assert_eq!(requested_at(&stopped(), Some(&event(true))), Some(at(99)));
+        assert_eq!(requested_at(&stopped(), Some(&event(false))), None, "it ended by itself");
+        assert_eq!(requested_at(&stopped(), None), Some(at(100)));
+        let unloaded = UnitFacts { invocation: String::new(), inactive_since: None, ..stopped() };
+        for other in [
+            unloaded,
+            UnitFacts { active: ActiveState::Failed, ..stopped() },
+            UnitFacts { result: "exit-code".to_owned(), ..stopped() },
+            UnitFacts { conditions_held: false, ..stopped() },
+        ] {
+            assert_eq!(requested_at(&other, None), None, "{other:?}");
         }
     }
 

@@ -68,20 +68,22 @@ pub(super) fn was_stopped(runner: &Runner, invocation: &Invocation) -> Outcome<b
     Ok(!ask(runner, &program)?.stdout.is_empty())
 }
 
-/// A stop of a unit that was requested, and not a part of a restart.
+/// The last event of a unit, of its successful starts and its stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RequestedStop {
-    /// systemd's name of the invocation that it ended.
+pub(super) struct LastEvent {
+    /// Whether it is a stop that was requested, and not a part of a restart.
+    pub(super) is_requested_stop: bool,
+    /// systemd's name of the invocation that it began or ended.
     pub(super) invocation: String,
-    /// When the unit was down.
+    /// When it was complete.
     pub(super) at: Timestamp,
 }
 
-/// Returns the last event of a unit since the boot, of its successful starts and its stops, if that is a requested stop.
+/// Returns the last event of a unit since the boot; `None` if the journal has none.
 ///
 /// # Errors
 /// journalctl cannot be queried.
-pub(super) fn last_requested_stop(runner: &Runner, unit: &str) -> Outcome<Option<RequestedStop>> {
+pub(super) fn last_event(runner: &Runner, unit: &str) -> Outcome<Option<LastEvent>> {
     let _ = runner.run(&journalctl().arg("--sync"));
     // A confined unit cannot read the ID of the boot, which `--boot` needs. The newest entry has it.
     let newest = ask(runner, &journalctl().args(["--output=json", "--output-fields=_BOOT_ID", "--lines=1"]))?;
@@ -93,16 +95,16 @@ pub(super) fn last_requested_stop(runner: &Runner, unit: &str) -> Outcome<Option
         .args(["--output=json", "--output-fields=INVOCATION_ID,MESSAGE_ID,JOB_TYPE", "--lines=1"])
         .args(["_PID=1".to_owned(), format!("_BOOT_ID={boot}"), format!("UNIT={unit}")])
         .args([STARTED, STOPPED].map(|id| format!("MESSAGE_ID={id}")));
-    Ok(parse_requested_stop(&ask(runner, &program)?.stdout))
+    Ok(parse_last_event(&ask(runner, &program)?.stdout))
 }
 
-fn parse_requested_stop(output: &[u8]) -> Option<RequestedStop> {
+fn parse_last_event(output: &[u8]) -> Option<LastEvent> {
     let last = records(output).next_back()?;
     let text = |name: &str| last.get(name).and_then(Value::as_str);
-    let is_stop = text("MESSAGE_ID") == Some(STOPPED) && text("JOB_TYPE") == Some("stop");
+    let is_requested_stop = text("MESSAGE_ID") == Some(STOPPED) && text("JOB_TYPE") == Some("stop");
     let at = Timestamp::from_microsecond(text("__REALTIME_TIMESTAMP")?.parse().ok()?).ok()?;
     let invocation = text("INVOCATION_ID").unwrap_or_default().to_owned();
-    is_stop.then_some(RequestedStop { invocation, at })
+    Some(LastEvent { is_requested_stop, invocation, at })
 }
 
 /// Returns the commands that sudo and cron have logged in the last minute, in their original form.
@@ -238,11 +240,13 @@ mod tests {
             )
         };
         let at = Timestamp::from_second(1).unwrap();
-        let stop = Some(RequestedStop { invocation: "i".to_owned(), at });
-        assert_eq!(parse_requested_stop(record(STOPPED, "stop").as_bytes()), stop);
-        for other in [record(STARTED, "start"), record(STOPPED, "restart"), String::new()] {
-            assert_eq!(parse_requested_stop(other.as_bytes()), None, "{other}");
+        for (id, job, is_requested_stop) in
+            [(STOPPED, "stop", true), (STARTED, "start", false), (STOPPED, "restart", false)]
+        {
+            let event = LastEvent { is_requested_stop, invocation: "i".to_owned(), at };
+            assert_eq!(parse_last_event(record(id, job).as_bytes()), Some(event), "{id} {job}");
         }
+        assert_eq!(parse_last_event(b""), None);
     }
 
     #[test]

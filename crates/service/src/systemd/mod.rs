@@ -239,6 +239,9 @@ impl ServiceManager for Systemd {
             return Err(self.missing(why.unwrap_or_default()));
         }
         usable(&self.unit, &facts)?;
+        if facts.active == ActiveState::Active && !self.cgroup(&bus, &facts)?.processes().is_empty() {
+            check_main(&self.unit, facts.main_pid)?;
+        }
         requirements::check_manual(&self.unit, &facts)?;
         requirements::check_action(&self.unit, &facts)?;
         requirements::check_order(&bus, &self.unit)?;
@@ -264,8 +267,8 @@ impl ServiceManager for Systemd {
         self.find_others()
     }
 
-    fn jobs(&self) -> Outcome<Vec<String>> {
-        self.find_jobs()
+    fn left_down(&self) -> Outcome<Vec<String>> {
+        self.find_left_down()
     }
 
     fn outer_cause(&self) -> Outcome<Option<Failure>> {
@@ -397,6 +400,17 @@ fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
         .command("systemctl daemon-reload", &[]));
     }
     Ok(())
+}
+
+/// Checks that a unit with processes has a main one. A unit of any type can lose it and stay active: its command begins
+/// a process in the background and ends (`RemainAfterExit=yes`, `ExitType=cgroup`).
+fn check_main(unit: &UnitName, main: Option<i32>) -> Outcome<()> {
+    if main.is_some() {
+        return Ok(());
+    }
+    let purpose = "let ExecStart= run the service in the foreground with";
+    Err(Failure::new(format!("{unit} runs without a main process, so a refresh cannot watch its start"))
+        .command_for(purpose, "systemctl edit --full", &[&unit]))
 }
 
 #[cfg(test)]

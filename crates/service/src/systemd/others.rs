@@ -57,7 +57,7 @@ impl Systemd {
                 }
             }
         }
-        Ok(Others { stopped_with_it, untied, triggers })
+        Ok(Others { stopped_with_it, untied, triggers, down: self.find_down(&bus)? })
     }
 
     /// Returns the active units that systemd stops when the service is stopped, including those that stop with such a
@@ -220,14 +220,23 @@ impl Parts {
 fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
     let within = |path: &str| leads_into(places, path);
     let program = facts.program.iter().map(|path| path.to_string_lossy().into_owned());
-    if let Some(word) = program.chain(facts.command.iter().cloned()).find(|word| within(word)) {
-        return Some(format!("its ExecStart= names {word}"));
+    let words: Vec<String> = program.chain(facts.words.iter().cloned()).collect();
+    if let Some(path) = words.iter().flat_map(|word| paths_in(word)).find(|path| within(path)) {
+        return Some(format!("its ExecStart= names {path}"));
     }
     if within(&facts.working_directory) {
         return Some(format!("its WorkingDirectory= is {}", facts.working_directory));
     }
+    if let Some(path) = facts.environment.iter().flat_map(|value| paths_in(value)).find(|path| within(path)) {
+        return Some(format!("its Environment= names {path}"));
+    }
     let file = facts.environment_files.iter().find(|file| file.to_str().is_some_and(within))?;
     Some(format!("its EnvironmentFile= is {}", file.display()))
+}
+
+/// Returns a word, and its parts that can be paths: a word can be a command of a shell, an option with its value, or a list.
+fn paths_in(word: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(word).chain(word.split(|c: char| c.is_whitespace() || "\"';&|()<>=:,`".contains(c)))
 }
 
 /// Returns whether a path of a unit file is in one of `places`, also by links. The words of a process are not followed:
@@ -258,17 +267,31 @@ mod tests {
         let of = |command: &str, directory: &str| {
             let facts = UnitFacts {
                 active: ActiveState::Active,
-                command: command.split(' ').map(str::to_owned).collect(),
+                words: command.split('~').map(str::to_owned).collect(),
                 working_directory: directory.to_owned(),
                 ..UnitFacts::default()
             };
             by_words(&facts, &places)
         };
-        assert_eq!(of("/usr/bin/cron -f", "/"), None);
-        assert_eq!(of("/usr/bin/x /opt/ladylinux/application", ""), None);
-        let found = of("/bin/sh /opt/ladylinux/app/worker.sh", "").unwrap();
+        assert_eq!(of("/usr/bin/cron~-f", "/"), None);
+        assert_eq!(of("/usr/bin/x~/opt/ladylinux/application", ""), None);
+        for command in [
+            "/bin/sh~-c~cd /opt/ladylinux/app && venv/bin/python job.py",
+            "/bin/sh~-c~cd '/opt/ladylinux/app';./job",
+            "/usr/bin/x~--workdir=/opt/ladylinux/app",
+        ] {
+            assert_eq!(
+                of(command, "").as_deref(),
+                Some("its ExecStart= names /opt/ladylinux/app"),
+                "{command}"
+            );
+        }
+        let environment = vec!["PYTHONPATH=/srv:/opt/ladylinux/app".to_owned()];
+        let facts = UnitFacts { environment, ..UnitFacts::default() };
+        assert_eq!(by_words(&facts, &places).unwrap(), "its Environment= names /opt/ladylinux/app");
+        let found = of("/bin/sh~/opt/ladylinux/app/worker.sh", "").unwrap();
         assert_eq!(found, "its ExecStart= names /opt/ladylinux/app/worker.sh");
-        assert!(of("/opt/ladylinux/venv/bin/celery worker", "").is_some());
+        assert!(of("/opt/ladylinux/venv/bin/celery~worker", "").is_some());
         assert_eq!(
             of("celery", "/opt/ladylinux/app").unwrap(),
             "its WorkingDirectory= is /opt/ladylinux/app"

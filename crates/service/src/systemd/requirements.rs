@@ -66,18 +66,21 @@ pub(super) fn check_order(bus: &Bus, unit: &UnitName) -> Outcome<()> {
     .command_for("or, if it never ends", "systemctl stop", &[&other]))
 }
 
-/// Checks that every unit that `unit` requires can be loaded, and every unit that those require.
+/// Checks that every unit that `unit` requires can be loaded, and every unit that those require. If `unit` is active, none
+/// that systemd would have to start for it may have failed.
 ///
 /// # Errors
-/// One is missing, masked or unusable, or one must be active already and is not; or systemd cannot be queried.
+/// One is missing, masked or unusable, has failed, or must be active already and is not; or systemd cannot be queried.
 pub fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     check_needs_of(unit.as_str(), facts, |name| bus.unit(name))
 }
 
 fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<UnitFacts>) -> Outcome<()> {
     let mut seen = BTreeSet::from([unit.to_owned()]);
-    let mut waiting = VecDeque::from([(unit.to_owned(), facts.clone())]);
-    while let Some((parent, facts)) = waiting.pop_front() {
+    // A service that is down has nothing to lose by a start that fails.
+    let is_up = facts.active == ActiveState::Active;
+    let mut waiting = VecDeque::from([(unit.to_owned(), facts.clone(), is_up)]);
+    while let Some((parent, facts, is_started)) = waiting.pop_front() {
         for name in &facts.needs {
             if seen.len() >= LIMIT || !seen.insert(name.clone()) {
                 continue;
@@ -92,10 +95,34 @@ fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<
                 ))
                 .command("systemctl start", &[&name]));
             }
-            waiting.push_back((name.clone(), needed));
+            // The start of a service opens its own sockets again.
+            let is_own_socket = facts.triggered_by.contains(name);
+            if is_started
+                && !is_own_socket
+                && let Some(failure) = not_startable(&parent, name, &needed)
+            {
+                return Err(failure);
+            }
+            // An active unit needs no start.
+            let is_started = is_started && needed.is_down();
+            waiting.push_back((name.clone(), needed, is_started));
         }
     }
     Ok(())
+}
+
+/// Returns why the start of a unit that `parent` requires would fail, or can: a device that is not present cannot be
+/// started, and a unit that has failed may fail again.
+fn not_startable(parent: &str, name: &str, needed: &UnitFacts) -> Option<Failure> {
+    let (what, verb) = match needed.active {
+        ActiveState::Failed => ("has failed", "systemctl start"),
+        ActiveState::Inactive if name.ends_with(".device") => ("is not present", "systemctl status"),
+        _ => return None,
+    };
+    let failure = Failure::new(format!(
+        "{parent} requires {name}, which {what}: once stopped, {parent} may not start again"
+    ));
+    Some(failure.command(verb, &[&name]))
 }
 
 fn not_loadable(parent: &str, name: &str, needed: &UnitFacts) -> Option<Failure> {
@@ -175,6 +202,31 @@ mod tests {
         let failure = check_needs_of("api.service", &facts, |_| Ok(down.clone())).unwrap_err();
         assert_eq!(failure.hint_texts(), ["systemctl start db.service"]);
         check_needs_of("api.service", &facts, |_| Ok(needs(&[]))).unwrap();
+    }
+
+    #[test]
+    fn rw_7_1b_a_required_unit_that_has_failed_or_a_device_that_is_gone_is_refused_while_the_service_runs() {
+        let state = |active: ActiveState, units: &[&str]| UnitFacts { active, ..needs(units) };
+        let (failed, down) = (ActiveState::Failed, ActiveState::Inactive);
+        let db = |active: ActiveState| refusal(&["db.service"], |_| state(active, &[]));
+        assert_eq!((db(ActiveState::Active), db(down)), (String::new(), String::new()));
+        let found = db(failed);
+        assert!(found.starts_with("api.service requires db.service, which has failed"), "{found}");
+        assert!(found.ends_with("[systemctl start db.service]"), "{found}");
+        let disk = |mount: ActiveState| {
+            refusal(&["x.mount"], |name| match name {
+                "x.mount" => state(mount, &["dev-x.device"]),
+                _ => state(down, &[]),
+            })
+        };
+        assert!(
+            disk(down).starts_with("x.mount requires dev-x.device, which is not present"),
+            "{}",
+            disk(down)
+        );
+        assert_eq!(disk(ActiveState::Active), "", "it stays active");
+        let facts = UnitFacts { active: down, ..needs(&["db.service"]) };
+        check_needs_of("api.service", &facts, |_| Ok(state(failed, &[]))).unwrap();
     }
 
     #[test]

@@ -44,8 +44,8 @@ impl Systemd {
 
     /// Starts the service, then the units with it.
     fn start_all(&self, bus: &Bus) -> Outcome<Started> {
-        let started = self.start_if_down(bus)?;
-        self.start_together(bus)?;
+        let mut started = self.start_if_down(bus)?;
+        started.warnings.extend(self.start_together(bus)?);
         Ok(started)
     }
 

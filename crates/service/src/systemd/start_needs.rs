@@ -1,13 +1,17 @@
-//! The paths and groups that the unit of a running service needs for its start. If one was removed meanwhile, the
+//! The paths, users and groups that the unit of a running service needs for its start. If one was removed meanwhile, the
 //! service would not start again, in any version. Reads the file system and the groups; changes nothing.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refresh_programs::process::{ChildEnd, Program, Runner};
 use refresh_programs::systemd::file::UnitFile;
+use refresh_programs::systemd::start_needs::NeededPath;
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
+use refresh_system::disk::mounts;
 use refresh_system::error::{Failure, Outcome};
 
 /// Checks that the needs of the start of a running service still exist. A stopped service is not checked: it has
@@ -24,23 +28,69 @@ pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &U
     let may_come = |path: &Path| places.iter().any(|place| path.starts_with(place));
     for needed in &facts.start_needs.paths {
         let is_of_a_run = needed.path == layout.fence() || needed.path == layout.admit();
-        if is_of_a_run || may_come(&needed.path) || needed.path.exists() != needed.is_unwanted {
+        if is_of_a_run || may_come(&needed.path) || holds(needed) {
             continue;
         }
-        let (key, path) = (&needed.key, needed.path.display());
-        let state = if needed.is_unwanted { "exists" } else { "does not exist" };
-        return Err(gone(unit, key, &format!("{path} {state}")));
+        return Err(gone(unit, &needed.key, &problem(needed)));
+    }
+    let alternatives = &facts.start_needs.alternatives;
+    if let Some(first) = alternatives.first()
+        && !alternatives.iter().any(|needed| may_come(&needed.path) || holds(needed))
+    {
+        let all: Vec<String> = alternatives.iter().map(problem).collect();
+        return Err(gone(unit, &first.key, &all.join(", and ")));
     }
     let file = UnitFile::read(facts.fragment.iter().chain(&facts.drop_ins))?;
     if let Some((key, path)) = files_of_streams(&file).find(|(_, path)| !may_come(path) && !path.exists()) {
         return Err(gone(unit, key, &format!("{} does not exist", path.display())));
     }
-    for group in &facts.start_needs.groups {
-        if is_missing(runner, group) {
-            return Err(gone(unit, "Group", &format!("the group {group} does not exist")));
+    let names = |database, key, names: &[String]| -> Outcome<()> {
+        match names.iter().find(|name| is_missing(runner, database, name)) {
+            Some(name) => {
+                Err(gone(unit, key, &format!("the {} {name} does not exist", key.to_ascii_lowercase())))
+            }
+            None => Ok(()),
         }
+    };
+    names("passwd", "User", &facts.start_needs.users)?;
+    names("group", "Group", &facts.start_needs.groups)
+}
+
+/// Returns the result of the test that a key names, and the state of a path that passes it.
+fn test(NeededPath { key, path, .. }: &NeededPath) -> (bool, &'static str) {
+    let file = |is_good: fn(&fs::Metadata) -> bool| {
+        path.metadata().is_ok_and(|found| found.is_file() && is_good(&found))
+    };
+    match key.trim_start_matches("Condition").trim_start_matches("Assert") {
+        "PathIsDirectory" => (path.is_dir(), "a directory"),
+        "PathIsSymbolicLink" => (path.is_symlink(), "a symbolic link"),
+        "PathIsMountPoint" => {
+            let is_it = mounts::all().map_or(true, |all| all.iter().any(|mount| mount.point == *path));
+            (is_it, "a mount point")
+        }
+        "DirectoryNotEmpty" => {
+            let has_entry = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+            (has_entry, "a directory with content")
+        }
+        "FileNotEmpty" => (file(|found| found.len() > 0), "a file with content"),
+        "FileIsExecutable" => (file(|found| found.mode() & 0o111 != 0), "an executable file"),
+        _ => (path.exists(), ""),
     }
-    Ok(())
+}
+
+fn holds(needed: &NeededPath) -> bool {
+    test(needed).0 != needed.is_unwanted
+}
+
+/// Returns the state that prevents the start.
+fn problem(needed: &NeededPath) -> String {
+    let path = needed.path.display();
+    match (test(needed).1, needed.is_unwanted) {
+        ("", true) => format!("{path} exists"),
+        ("", false) => format!("{path} does not exist"),
+        (state, true) => format!("{path} is {state}"),
+        (state, false) => format!("{path} is not {state}"),
+    }
 }
 
 /// Returns the paths that systemd needs to open the standard streams: a file for the input, and the directory of a file for the
@@ -63,9 +113,9 @@ fn gone(unit: &UnitName, key: &str, what: &str) -> Failure {
         .command_for(&format!("or correct {key}= with"), "systemctl edit --full", &[unit])
 }
 
-/// Returns whether the group is in no database of this machine. Without getent(1) that is unknown.
-fn is_missing(runner: &Runner, group: &str) -> bool {
-    let found = runner.run(&Program::new("getent").args(["group", "--"]).arg(group));
+/// Returns whether a user or a group is in no database of this machine. Without getent(1) that is unknown.
+fn is_missing(runner: &Runner, database: &str, name: &str) -> bool {
+    let found = runner.run(&Program::new("getent").args([database, "--"]).arg(name));
     // "One or more supplied key could not be found in the database."
     found.is_ok_and(|found| found.ended == ChildEnd::Exited(2))
 }
@@ -73,6 +123,32 @@ fn is_missing(runner: &Runner, group: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rw_7_1b_a_condition_about_a_path_holds_as_systemd_tests_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (empty, file) = (directory.path().join("empty"), directory.path().join("file"));
+        refresh_system::disk::make_directory(&empty, 0o755).unwrap();
+        refresh_system::disk::replace_file(&file, b"x", 0o644).unwrap();
+        let check = |key: &str, path: &Path, is_unwanted: bool| {
+            let needed = NeededPath { key: key.to_owned(), path: path.to_path_buf(), is_unwanted };
+            (!holds(&needed)).then(|| problem(&needed).replace(&path.display().to_string(), "it"))
+        };
+        let root = Path::new("/");
+        for (key, good, bad, state) in [
+            ("ExecStart", file.as_path(), Path::new("/no/such"), "it does not exist"),
+            ("ConditionPathIsDirectory", &empty, &file, "it is not a directory"),
+            ("AssertPathIsMountPoint", root, &empty, "it is not a mount point"),
+            ("ConditionDirectoryNotEmpty", root, &empty, "it is not a directory with content"),
+            ("ConditionFileNotEmpty", &file, &empty, "it is not a file with content"),
+            ("ConditionFileIsExecutable", Path::new("/bin/sh"), &file, "it is not an executable file"),
+        ] {
+            assert_eq!(check(key, good, false), None, "{key}");
+            assert_eq!(check(key, bad, false).as_deref(), Some(state), "{key}");
+            assert_eq!(check(key, bad, true), None, "{key}");
+        }
+        assert_eq!(check("ConditionPathIsDirectory", &empty, true).unwrap(), "it is a directory");
+    }
 
     #[test]
     fn the_directory_of_an_output_and_the_file_of_an_input_are_needed() {

@@ -3,6 +3,8 @@
 use std::sync::PoisonError;
 
 use super::{Systemd, dropin, not_loaded, requirements, start, start_needs};
+use crate::others;
+use crate::others::Down;
 use crate::{Before, Stopped};
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::job::JobResult;
@@ -55,24 +57,53 @@ impl Systemd {
         Ok(stopped)
     }
 
-    /// Starts those units that are not active, except jobs: a timer or a path unit starts them. Must be called while the
-    /// start of the service is admitted.
+    /// Starts those units that are not active, except jobs, which a timer or a path unit starts, and units that stay down.
+    /// Returns warnings about units that were down before the stop and do not start. Must be called while the start of the
+    /// service is admitted.
     ///
     /// # Errors
-    /// One of them cannot be started.
-    pub(super) fn start_together(&self, bus: &Bus) -> Outcome<()> {
-        let mut started = Vec::new();
+    /// Another one cannot be started.
+    pub(super) fn start_together(&self, bus: &Bus) -> Outcome<Vec<String>> {
+        let down = others::noted_down(&self.layout);
+        let (mut started, mut warnings) = (Vec::new(), Vec::new());
         for unit in &self.also {
-            if self.is_job(unit, &bus.unit(unit.as_str())?) {
+            if self.is_job(unit, &bus.unit(unit.as_str())?) || down.keeps(unit) {
                 continue;
             }
-            let invocation = self
-                .start_other(bus, unit)
-                .context(|| format!("cannot start {unit}, which is started with {}", self.unit))?;
-            started.push((unit.clone(), invocation));
+            match self.start_other(bus, unit) {
+                Ok(invocation) if !down.has(unit) => started.push((unit.clone(), invocation)),
+                Ok(_) => {}
+                Err(failure) if down.has(unit) && failure.interrupted_by().is_none() => {
+                    let why = failure.chain().join(": ");
+                    warnings.push(format!("{unit}, which was down before, does not start: {why}"));
+                }
+                Err(failure) => {
+                    let context = || format!("cannot start {unit}, which is started with {}", self.unit);
+                    return Err(failure).context(context);
+                }
+            }
         }
         *self.together.lock().unwrap_or_else(PoisonError::into_inner) = started;
-        Ok(())
+        Ok(warnings)
+    }
+
+    /// Finds the units that are down while the service runs, and those that have failed. One that does its work and ends
+    /// does not stay down.
+    pub(super) fn find_down(&self, bus: &Bus) -> Outcome<Down> {
+        let is_up = self.facts(bus)?.active == ActiveState::Active;
+        let mut down = Down::default();
+        for unit in &self.also {
+            let facts = bus.unit(unit.as_str())?;
+            if !facts.is_down() {
+                continue;
+            }
+            if is_up && facts.kind != "oneshot" && self.other(unit).find_asked_to_stop()?.is_some() {
+                down.on_request.push(unit.to_string());
+            } else if is_up || facts.active == ActiveState::Failed {
+                down.otherwise.push(unit.to_string());
+            }
+        }
+        Ok(down)
     }
 
     /// Returns whether a unit waits for its timer or its path unit. A job that the stop has ended is started again.
@@ -81,19 +112,20 @@ impl Systemd {
         facts.kind == "oneshot" && has_trigger(facts) && !were_up.iter().any(|it| it == unit.as_str())
     }
 
-    /// Returns those units that wait for their timer or their path unit.
+    /// Returns those units that wait for their timer or their path unit, or were down before the stop and are again.
     ///
     /// # Errors
     /// systemd cannot be queried.
-    pub(super) fn find_jobs(&self) -> Outcome<Vec<String>> {
-        let bus = Bus::connect()?;
-        let mut jobs = Vec::new();
+    pub(super) fn find_left_down(&self) -> Outcome<Vec<String>> {
+        let (bus, down) = (Bus::connect()?, others::noted_down(&self.layout));
+        let mut left = Vec::new();
         for unit in &self.also {
-            if self.is_job(unit, &bus.unit(unit.as_str())?) {
-                jobs.push(unit.to_string());
+            let facts = bus.unit(unit.as_str())?;
+            if self.is_job(unit, &facts) || down.has(unit) && facts.is_down() {
+                left.push(unit.to_string());
             }
         }
-        Ok(jobs)
+        Ok(left)
     }
 
     /// Starts one unit if it is not active; returns its invocation.

@@ -53,6 +53,7 @@ impl Properties {
                 .unwrap_or_default(),
             program,
             command: command.unwrap_or_default(),
+            words: self.words("ExecStart"),
             working_directory: self.text("WorkingDirectory").trim_start_matches(['-', '!']).to_owned(),
             environment: self.value("Environment").unwrap_or_default(),
             failed_commands: self.failed_commands(),
@@ -113,6 +114,11 @@ impl Properties {
 
     fn commands(&self, key: &str) -> Vec<Command> {
         self.value(key).unwrap_or_default()
+    }
+
+    /// Returns the words of all commands.
+    pub(in crate::systemd) fn words(&self, key: &str) -> Vec<String> {
+        self.commands(key).into_iter().flat_map(|(_, words, ..)| words).collect()
     }
 
     /// Returns the programs of commands whose failure counts.

@@ -106,6 +106,56 @@ fn rw_7_1b_a_command_before_the_main_one_that_failed_is_read_with_its_exit_code(
 }
 
 #[test]
+fn rw_7_1b_the_needs_of_a_start_are_read_from_commands_directories_users_and_conditions() {
+    let command = |words: &str| {
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        (words[0].clone(), words, false, 0_u64, 0_u64, 0_u64, 0_u64, 7_u32, 0_i32, 0_i32)
+    };
+    let condition = |key: &str, is_alternative: bool, path: &str| {
+        (key.to_owned(), is_alternative, false, path.to_owned(), 0_i32)
+    };
+    let conditions = |second: &str| {
+        let alternatives = [condition("ConditionPathExists", true, "/a"), condition(second, true, "/b")];
+        let all =
+            [condition("ConditionPathIsMountPoint", false, "/m"), condition("ConditionHost", false, "h")];
+        Value::from(all.into_iter().chain(alternatives).collect::<Vec<_>>())
+    };
+    let start = "/usr/local/bin/serve --ssl-keyfile /k --certfile=/c --log-file /l -c /x";
+    let of = |second: &str, is_dynamic: bool| {
+        properties(&[
+            ("ExecStart", Value::from(vec![command(start)])),
+            ("BindPaths", Value::from(vec![("/src".to_owned(), "/dst".to_owned(), false, 0_u64)])),
+            ("ExecStartPre", Value::from(vec![command("/dst/bin/x")])),
+            ("WorkingDirectory", Value::from("/srv/x")),
+            ("User", Value::from("lady")),
+            ("Group", Value::from("")),
+            ("DynamicUser", Value::from(is_dynamic)),
+            ("Conditions", conditions(second)),
+        ])
+        .facts()
+        .unwrap()
+        .start_needs
+    };
+    let needs = of("ConditionFileNotEmpty", false);
+    let paths: Vec<String> =
+        needs.paths.iter().map(|it| format!("{} {}", it.key, it.path.display())).collect();
+    assert_eq!(
+        paths,
+        [
+            "ConditionPathIsMountPoint /m",
+            "ExecStart /usr/local/bin/serve",
+            "ExecStart /k",
+            "ExecStart /c",
+            "WorkingDirectory /srv/x",
+            "BindPaths /src"
+        ]
+    );
+    assert_eq!((needs.users, needs.groups.len(), needs.alternatives.len()), (vec!["lady".to_owned()], 0, 2));
+    let other = of("ConditionACPower", true);
+    assert_eq!((other.users.len(), other.alternatives.len()), (0, 0));
+}
+
+#[test]
 fn a_unit_that_is_in_no_known_state_is_a_failure() {
     let strange = properties(&[("ActiveState", Value::from("elsewhere"))]);
     assert!(strange.facts().is_err());
