@@ -2,7 +2,7 @@
 //! halted run holds back its own. A service that was stopped on request holds back every commit. Reads status and
 //! mirror; changes nothing.
 
-use refresh_events::run_report::{HeldBack, HeldBy};
+use refresh_events::run_report::{HeldBack, HeldBy, RunResult};
 use refresh_git::Hold;
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
@@ -26,7 +26,8 @@ pub(super) fn find(
     observed: &Observed,
 ) -> Outcome<Option<HeldBack>> {
     let mut held = status_file::read(&on.layout).held_back;
-    held.extend(unwritten(on, observed).filter(|found| !held.iter().any(|known| known.run == found.run)));
+    let lost = unwritten(on, observed).or_else(|| forgotten(on));
+    held.extend(lost.filter(|found| !held.iter().any(|known| known.run == found.run)));
     if held.is_empty() {
         return Ok(None);
     }
@@ -110,6 +111,18 @@ fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
         on.runner.events().warn(&format!("what is held back cannot be written: {reason}"));
     }
     Some(held)
+}
+
+/// Returns the commit that the last run holds back which stopped the service, from its report, if the status is lost: then
+/// it has no deployed pair.
+fn forgotten(on: &Installation) -> Option<HeldBack> {
+    if status_file::read(&on.layout).deployed.is_some() {
+        return None;
+    }
+    let reports = history::all(&on.layout).ok()?.into_iter().filter_map(|past| past.report);
+    let last =
+        reports.into_iter().find(|it| matches!(it.result, RunResult::Refreshed | RunResult::Halted))?;
+    last.held_back_by_rollback().or_else(|| last.held_back_by_halt(None))
 }
 
 /// Returns whether a record applies to `tip`: a rollback also withdraws the commits before the one that it left.

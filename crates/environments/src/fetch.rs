@@ -3,6 +3,8 @@
 //! The interpreter needs only its standard library for this, so no installer is needed to get the installer. It writes
 //! only below the directory of uv.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -222,12 +224,35 @@ fn put_in_place(operation: &UvOperation<'_>, arrived: &Path) -> Outcome<()> {
     let place = operation.setup.directory.join(uv::name());
     disk::remove_tree(&place)?;
     disk::move_new(&aside, &place)?;
-    disk::sync_parent(&place)
+    disk::sync_parent(&place)?;
+    remove_others(&operation.setup.directory)
+}
+
+/// Removes the programs of other versions of uv, which no environment needs.
+fn remove_others(directory: &Path) -> Outcome<()> {
+    for name in disk::names(directory)? {
+        if name.as_bytes().starts_with(b"uv-") && name.as_os_str() != OsStr::new(&uv::name()) {
+            disk::remove_tree(&directory.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_this_version_of_uv_stays() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["uv-0.0.1", "cache", &uv::name()] {
+            disk::make_directory(&place.path().join(name), 0o755).unwrap();
+        }
+        remove_others(place.path()).unwrap();
+        let mut names = disk::names(place.path()).unwrap();
+        names.sort();
+        assert_eq!(names, ["cache", &uv::name()]);
+    }
 
     #[test]
     fn the_version_is_read_from_the_answer_of_uv() {

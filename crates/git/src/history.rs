@@ -19,7 +19,7 @@ use super::mirror_call::Call;
 use super::path::TreePath;
 use super::submodule;
 pub use super::tree_entry::{EntryKind, TreeEntry};
-use super::{LISTING, Repository, path_of, records, zero_terminated};
+use super::{LISTING, LONG, Repository, path_of, records, zero_terminated};
 
 /// One commit, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,7 +209,7 @@ impl Mirror {
         let context = || format!("cannot read the history of {}", commit.short());
         let program = self.bare()?.args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
         let program = files.fold(program.args([commit.as_str(), "--"]), Program::arg);
-        let seconds = self.git.run(&program, context)?.text();
+        let seconds = self.git.run(&program.deadline(LONG), context)?.text();
         let Ok(seconds) = seconds.trim().parse() else { return Ok(None) };
         jiff::Timestamp::from_second(seconds).context(context).map(Some)
     }
@@ -238,7 +238,7 @@ impl Mirror {
         let repository = Repository::bare(self.path()).with_tree(directory).with_index(&index);
         for step in [&["read-tree", commit.as_str()][..], &["checkout-index", "--all", "--force", "--quiet"]]
         {
-            let program = self.git.at(&repository).args(step);
+            let program = self.git.at(&repository).args(step).deadline(LONG);
             let program = match owner {
                 Some(owner) => program.owner(owner),
                 None => program,

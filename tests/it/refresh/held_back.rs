@@ -65,6 +65,9 @@ fn a_version_that_a_person_rolled_back_is_deployed_by_no_timer_and_no_request_un
     let why = format!("{} is held back: rolled back by alice", &left[..10]);
     assert_eq!(answer["why"], why);
     assert_eq!((host.head(), host.version().as_deref()), (good, Some("one")));
+    // The report of the rollback still has it if the status is lost.
+    fs::write(host.layout.status_file(), "{").unwrap();
+    host.tool(["run", "--if-changed"]).expect(0).prints("Held back").prints("rolled back");
 
     host.tool(["run"]).expect(0).prints("Refreshed");
     assert_eq!(host.head(), left);

@@ -345,6 +345,25 @@ impl Report {
         })
     }
 
+    /// Returns the commit that this run holds back because it has rolled it back, or it has another environment; `None`
+    /// for every other run.
+    pub fn held_back_by_rollback(&self) -> Option<HeldBack> {
+        let is_one = self.result == RunResult::Refreshed && self.command == "rollback";
+        let left = self.commit_before.as_ref().filter(|_| is_one)?;
+        let is_same =
+            Some(left) == self.commit.as_ref() && self.environment.name_before == self.environment.name;
+        (!is_same).then(|| HeldBack {
+            commit: left.clone(),
+            branch: self.branch.clone(),
+            subject: None,
+            by: HeldBy::Rollback,
+            run: Some(self.run.clone()),
+            at: self.started_at,
+            user: None,
+            why: None,
+        })
+    }
+
     /// Returns why the run did not succeed, in a line; `None` if it did.
     pub fn why(&self) -> Option<String> {
         self.error.as_ref().map(|error| text::harmless(&error.chain.join(": ")))

@@ -14,6 +14,8 @@ use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::disk::Usage;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
+use refresh_system::text::size;
 
 const MIB: u64 = 1 << 20;
 /// The free space that a refresh needs on a file system that it writes to: the mirror, a cache and a small environment.
@@ -68,6 +70,19 @@ impl Need {
 pub fn check(on: &Installation, makes: Makes) -> Outcome<()> {
     enough_memory(&read_meminfo()?)?;
     check_needs(&[on.layout.state(), on.layout.store()].map(|path| Need::of_every_run(path, makes)))
+        .map_err(|failure| with_cache(failure, &on.layout))
+}
+
+/// Adds the command that removes a large cache of uv. Nothing else limits its size.
+fn with_cache(failure: Failure, layout: &Layout) -> Failure {
+    let cache = layout.uv().join("cache");
+    let bytes = disk::usage(&cache, ENTRIES).bytes;
+    cache_hint(&cache, bytes).into_iter().fold(failure, Failure::hint)
+}
+
+fn cache_hint(cache: &Path, bytes: u64) -> Option<Hint> {
+    let purpose = || format!("remove the cache of uv, {}", size(bytes));
+    (bytes >= FREE_BYTES).then(|| Hint::command("rm -r", &[&cache]).with_purpose(&purpose()))
 }
 
 /// Checks, when the commit is known, that there is space for its tree. If its definitions differ from those of the
@@ -91,7 +106,7 @@ pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> O
         let what = "an environment of the size of the live one".to_owned();
         needs.push(Need { path: on.layout.environments(), bytes, inodes, what });
     }
-    check_needs(&needs)
+    check_needs(&needs).map_err(|failure| with_cache(failure, &on.layout))
 }
 
 /// Checks, at the end of staging, that the files that are written while the service is down fit on the disk.
@@ -223,6 +238,13 @@ mod tests {
         let of = |path: PathBuf| needs.iter().find(|need| need.path == path).map(|need| need.bytes / MIB);
         assert_eq!([layout.state(), layout.store(), layout.home()].map(of), [Some(32); 3]);
         assert_eq!(of(layout.volatile()), Some(1));
+    }
+
+    #[test]
+    fn a_large_cache_of_uv_is_named_where_space_is_missing_and_a_small_one_is_not() {
+        let hint = |bytes| cache_hint(Path::new("/store/uv/cache"), bytes).map(|hint| hint.to_string());
+        assert_eq!(hint(FREE_BYTES - 1), None);
+        assert!(hint(FREE_BYTES).unwrap().contains("rm -r /store/uv/cache"), "{:?}", hint(FREE_BYTES));
     }
 
     #[test]
