@@ -48,7 +48,8 @@ pub(super) fn clock(examined: &Examined) -> Findings {
         .map(|what| {
             DoctorFinding::problem(
                 what,
-                "with a wrong clock certificates are refused, and the times of runs are wrong",
+                "with a wrong clock certificates are refused, and the times of runs are wrong; to set it, a machine needs a \
+                 service for it, such as systemd-timesyncd",
                 "timedatectl set-ntp true",
             )
         })
@@ -77,7 +78,8 @@ pub(super) fn clock_source(examined: &Examined) -> Findings {
     }
     Ok(vec![DoctorFinding::note(
         "the clock is not synchronized with another one",
-        "it drifts, and after a restored snapshot it has the time of the snapshot",
+        "it drifts, and after a restored snapshot it has the time of the snapshot; synchronizing it needs a service, such as \
+         systemd-timesyncd",
         "timedatectl set-ntp true",
     )])
 }

@@ -72,11 +72,11 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
         let Err(failure) = on.mirror.check_branch(&branch) else { continue };
         let hints = failure.hints();
         let is_set = settings.branch.iter().chain(&settings.allowed_branches).any(|named| *named == branch);
-        let run = hints.iter().find_map(Hint::own_command);
         let repair = if is_set {
             edit(&on.layout.host_file())
         } else {
-            run.unwrap_or("ladylinux-refresh run BRANCH").to_owned()
+            // A similar name, which the failure has, can be an older version.
+            "ladylinux-refresh run BRANCH".to_owned()
         };
         found.push(DoctorFinding::problem(
             format!(
