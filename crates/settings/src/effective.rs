@@ -16,7 +16,7 @@ impl HostFile {
     pub fn in_force(layers: &Layers, settings: &Settings) -> Self {
         let host = &layers.host;
         let Settings { remote, python, probe, models, .. } = settings;
-        let public = |url: &Option<String>| url.as_deref().map(without_credentials);
+        let shown = |url: &Option<String>| url.as_deref().map(without_credentials);
         let indexes = python.indexes.iter().map(|(name, url)| (name.clone(), without_credentials(url)));
         Self {
             branch: settings.branch.clone(),
@@ -26,17 +26,17 @@ impl HostFile {
             ignored: settings.ignored,
             keep: Some(settings.keep),
             store: Some(host.store.clone().unwrap_or_else(|| PathBuf::from(STORE))),
-            remote: Remote { proxy: public(&remote.proxy), ..remote.clone() },
+            remote: Remote { proxy: shown(&remote.proxy), ..remote.clone() },
             python: Python {
                 definitions: Some(python.patterns().to_vec()),
                 extras: Some(python.extras.clone().unwrap_or_default()),
                 groups: Some(python.groups.clone().unwrap_or_default()),
-                index_url: public(&python.index_url),
+                index_url: shown(&python.index_url),
                 indexes: indexes.collect(),
                 ..python.clone()
             },
             service: settings.service.clone(),
-            probe: Probe { url: public(&probe.url), path: Some(probe.path().to_owned()), ..probe.clone() },
+            probe: Probe { url: shown(&probe.url), path: Some(probe.path().to_owned()), ..probe.clone() },
             models: Models { stores: host.models.stores.clone(), ..*models },
             security: settings.security,
             hook: settings.hooks.clone(),

@@ -408,16 +408,16 @@ fn sudo(words: impl Iterator<Item = String>) -> String {
         if word == "--root" || word == "--worker" {
             words.next();
         } else {
-            command += &format!(" {}", quoted(&public(&word)));
+            command += &format!(" {}", quoted(&word_without_credentials(&word)));
         }
     }
     command
 }
 
 /// Returns a word of the command line without the credentials of an address. The user of an ssh address is none.
-fn public(word: &str) -> String {
+fn word_without_credentials(word: &str) -> String {
     if let Some((option, value)) = word.split_once('=').filter(|_| word.starts_with("--")) {
-        return format!("{option}={}", public(value));
+        return format!("{option}={}", word_without_credentials(value));
     }
     let Some((before, _)) = word.rsplit_once('@') else { return word.to_owned() };
     let (scheme, user) = before.rsplit_once("//").unwrap_or(("", before));
