@@ -69,7 +69,7 @@ stage() {
 
 finish() {
     [ -z "${lab:-}" ] || kill "$lab" 2>/dev/null || true
-    [ -z "${base:-}" ] || kill -- "-$base" 2>/dev/null || true
+    [ -z "${base:-}" ] || [ -e "$scratch/base.code" ] || kill -- "-$base" 2>/dev/null || true
     # An interrupted demo leaves its server and service; they are ended with their directory.
     [ ! -e "$scratch/demo/demo.lock" ] || demo/demo.py --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
@@ -138,7 +138,8 @@ begin_lab() {
 # Runs the tests on machines of the lab. Without a base they report themselves as skipped, and fail in CI.
 run_lab() {
     if [ -n "${base:-}" ]; then
-        while [ ! -e "$scratch/base.code" ]; do sleep 1; done
+        # Its process group is gone if it was killed; then it has left no code.
+        while [ ! -e "$scratch/base.code" ] && kill -0 -- "-$base" 2>/dev/null; do sleep 1; done
         cat "$scratch/base.out"
         [ "$(cat "$scratch/base.code")" -eq 0 ] || return 1
     else
