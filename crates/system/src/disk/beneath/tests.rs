@@ -90,3 +90,22 @@ fn a_file_with_a_second_name_is_refused() {
     assert!(failure.chain().join(": ").contains("second name (hard link)"));
     assert_eq!(Owner::of(&place.path().join("one")).unwrap().uid, 0);
 }
+
+#[test]
+fn a_move_to_another_file_system_is_refused_with_the_command_that_copies() {
+    let here = tempfile::tempdir().unwrap();
+    let there = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
+    if here.path().metadata().unwrap().dev() == there.path().metadata().unwrap().dev() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"LEFT OUT: needs two file systems\n");
+        return;
+    }
+    disk::make_directory(&here.path().join("a"), 0o755).unwrap();
+    disk::make_directory(&there.path().join("full/x"), 0o755).unwrap();
+    let [from, to] = [&here, &there].map(|it| Directory::open(it.path(), Path::new("")).unwrap());
+    let failure = from.move_new(OsStr::new("a"), &to, OsStr::new("b")).unwrap_err();
+    let hint = failure.hint_texts().remove(0);
+    assert!(hint.contains("mv -T ") && hint.contains("/a ") && hint.contains("/b"), "{hint}");
+    assert!(from.has_border(OsStr::new("a"), &to, OsStr::new("full")));
+    assert!(!to.has_border(OsStr::new("full"), &to.enter(Path::new("full")).unwrap(), OsStr::new("x")));
+    assert!(here.path().join("a").is_dir(), "nothing moves");
+}
