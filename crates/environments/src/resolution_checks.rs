@@ -8,7 +8,8 @@ use refresh_system::error::{Failure, Outcome};
 use super::definitions::Definitions;
 use super::interpreter::satisfies;
 use super::lock::Lock;
-use super::project_lockfile::ProjectLockfile;
+use super::project::Unread;
+use super::project_lockfile::{ProjectLockfile, ProjectLockfileForm};
 use super::requirements::{LineKind, Requirement};
 
 /// Refuses releases that their authors have withdrawn (PEP 592): uv installs a pinned one, with a warning that is
@@ -86,6 +87,10 @@ pub(super) fn refuse_unfit_lock(
 ) -> Outcome<()> {
     let required = definitions.package_lines().into_iter();
     let required = required.filter(|(file, _)| *file == Path::new("pyproject.toml"));
+    // uv compares its lock itself, and its overrides replace versions of the project.
+    let overrides = |unread: &Unread| unread.setting.ends_with("override-dependencies");
+    let is_compared =
+        !matches!(own.form, ProjectLockfileForm::Uv { .. }) && !definitions.unread.iter().any(overrides);
     // Beside a lockfile, other lists are not read.
     let limits = if own.content().is_some() { Vec::new() } else { definitions.constraint_lines() };
     let lines = required.map(|line| (line, true)).chain(limits.into_iter().map(|line| (line, false)));
@@ -99,6 +104,7 @@ pub(super) fn refuse_unfit_lock(
         let why = match locked.peek() {
             None if is_required => format!("lacks {name}, which {file} asks for"),
             None => continue,
+            Some(_) if is_required && !is_compared => continue,
             Some(first) => {
                 let (version, wanted) = (&first.version, versions(package));
                 let is_fit = |version: &str| satisfies(version, wanted).unwrap_or(true);
@@ -127,12 +133,19 @@ fn versions(package: &Requirement) -> &str {
 mod tests {
     use super::super::author_hashes::pinned_lines;
     use super::super::lock::Origin;
-    use super::super::project::Unread;
-    use super::super::project_lockfile::ProjectLockfileForm;
     use super::super::requirements;
     use super::*;
 
     fn refusal(project: &str, requirements: &str, constraints: &str) -> Option<String> {
+        refusal_with(Vec::new(), project, requirements, constraints)
+    }
+
+    fn refusal_with(
+        unread: Vec<Unread>,
+        project: &str,
+        requirements: &str,
+        constraints: &str,
+    ) -> Option<String> {
         let hash = format!("--hash=sha256:{}", "a".repeat(64));
         let parsed = |text: &str| requirements::parse(text.replace("HASH", &hash).as_bytes(), "x").unwrap();
         let definitions = Definitions {
@@ -143,6 +156,7 @@ mod tests {
             ]
             .into(),
             roots: vec!["pyproject.toml".into(), "requirements.txt".into()],
+            unread,
             ..Definitions::default()
         };
         let file = std::path::PathBuf::from("requirements.txt");
@@ -172,6 +186,8 @@ mod tests {
             let refused = refusal(project, locked, constraints).unwrap();
             assert!(refused.ends_with(why), "{refused}");
         }
+        let unread = Unread { setting: "tool.uv.override-dependencies".to_owned(), of_index: None };
+        assert_eq!(refusal_with(vec![unread], "six>=1.17", locked, ""), None);
     }
 
     #[test]
