@@ -1,6 +1,6 @@
 //! Checks whether an unattended run may deploy a commit. A rollback by a person holds back the commit that it left; a
 //! halted run holds back its own. A service that was stopped on request holds back every commit. Reads status and
-//! mirror; changes nothing.
+//! mirror, and writes only what the status has lost.
 
 use refresh_events::run_report::{HeldBack, HeldBy, RunResult};
 use refresh_git::Hold;
@@ -27,7 +27,10 @@ pub(super) fn find(
 ) -> Outcome<Option<HeldBack>> {
     let mut held = status_file::read(&on.layout).held_back;
     let lost = unwritten(on, observed).or_else(|| forgotten(on));
-    held.extend(lost.filter(|found| !held.iter().any(|known| known.run == found.run)));
+    if let Some(found) = lost.filter(|found| !held.iter().any(|known| known.run == found.run)) {
+        write(on, &found);
+        held.push(found);
+    }
     if held.is_empty() {
         return Ok(None);
     }
@@ -101,16 +104,19 @@ pub(super) fn stopped(on: &Installation, is_fenced: bool) -> Option<jiff::Timest
     (!is_unfenced).then_some(since)
 }
 
-/// Returns the commit that the halted run behind the fence holds back, from its events in memory: on a full or
-/// read-only disk, the run could not write it to the status. It is written now, if possible.
-fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
-    let run = &observed.fence.as_ref()?.record()?.run;
-    let held = Spool::of(&on.layout, run).report()?.held_back_by_halt(None)?;
+/// Writes a record to the status, from which other commands read it, if possible.
+fn write(on: &Installation, held: &HeldBack) {
     if let Err(failure) = status_file::hold_back(&on.layout, held.clone()) {
         let reason = failure.chain().join(": ");
         on.runner.events().warn(&format!("what is held back cannot be written: {reason}"));
     }
-    Some(held)
+}
+
+/// Returns the commit that the halted run behind the fence holds back, from its events in memory: on a full or
+/// read-only disk, the run could not write it to the status.
+fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
+    let run = &observed.fence.as_ref()?.record()?.run;
+    Spool::of(&on.layout, run).report()?.held_back_by_halt(None)
 }
 
 /// Returns the commit that the last run holds back which stopped the service, from its report, if the status is lost: then

@@ -225,7 +225,9 @@ fn put_in_place(operation: &UvOperation<'_>, arrived: &Path) -> Outcome<()> {
     disk::remove_tree(&place)?;
     disk::move_new(&aside, &place)?;
     disk::sync_parent(&place)?;
-    remove_others(&operation.setup.directory)
+    // They only take space.
+    let _ = remove_others(&operation.setup.directory);
+    Ok(())
 }
 
 /// Removes the programs of other versions of uv, which no environment needs.

@@ -164,7 +164,7 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
         // systemd itself: a socket unit.
         (Some(ProcessId { pid: 1, .. }), _) => failure.command("systemctl list-sockets", &[]),
         _ if container_list(holder).is_some() => failure
-            .command_for("find the container that publishes the port", container_list(holder).unwrap_or_default(), &[&format!("publish={port}")])
+            .command_for(&container_search(holder), container_list(holder).unwrap_or_default(), &[&format!("publish={port}")])
             .hint("an application in a container is not refreshed by this program: stop the container, or use another port"),
         (Some(process), Some(unit)) if is_launcher(unit) => failure.hint(format!(
             "have {unit} start it no more, then end process {} if it may be ended",
@@ -185,16 +185,22 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     }
 }
 
+/// Returns the purpose of the command that lists containers. Only the user of a container sees it.
+fn container_search(holder: &PortHolder) -> String {
+    let by = if holder.uid == 0 { String::new() } else { format!(", as the user with uid {}", holder.uid) };
+    format!("find the container that publishes the port{by}")
+}
+
 /// Returns the command that lists containers, if a process publishes a port of one or runs in one (in a shared unit).
 fn container_list(holder: &PortHolder) -> Option<&'static str> {
-    let program = holder.command.split(' ').next().unwrap_or_default();
+    let program = holder.command.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
     let unit = holder.unit.as_deref().unwrap_or_default();
     let scopes = ["docker-", "crio-", "cri-containerd-", "docker.service", "containerd.service"];
     let of_podman = ["rootlessport", "slirp4netns", "pasta"];
-    if of_podman.iter().any(|name| program.contains(name)) || unit.starts_with("libpod-") {
+    if of_podman.iter().any(|name| program.starts_with(name)) || unit.starts_with("libpod-") {
         return Some("podman ps --filter");
     }
-    let is_other = program.contains("docker-proxy") || scopes.iter().any(|scope| unit.starts_with(scope));
+    let is_other = program == "docker-proxy" || scopes.iter().any(|scope| unit.starts_with(scope));
     is_other.then_some("docker ps --filter")
 }
 
@@ -474,6 +480,10 @@ torn line
         };
         let pasta = PortHolder { command: "/usr/bin/pasta --config-net".to_owned(), ..holder(7, None) };
         let podman = "podman ps --filter publish=80";
+        let python = PortHolder { command: "/srv/pasta/bin/python app.py".to_owned(), ..holder(7, None) };
+        assert_eq!(held(80, &python).hint_texts(), ["end process 7 if it may be ended"]);
+        let rootless = PortHolder { uid: 1000, ..pasta.clone() };
+        assert!(held(80, &rootless).hint_texts()[0].contains("as the user with uid 1000"));
         for (of_container, list) in [
             (proxy, "docker ps --filter publish=80"),
             (pasta, podman),

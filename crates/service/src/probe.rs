@@ -86,7 +86,8 @@ pub fn resolve(
 }
 
 /// Returns the request of a probe and the expected answer in words: two probes with the same words differ at most in the
-/// address, the values of header fields, and the time limits. No word is a secret.
+/// address, the values of header fields, and the time limits. Those values and credentials can be secrets; a report
+/// shows the path with its query anyway.
 pub fn in_words(probe: &settings::Probe) -> String {
     let path = match probe.url.as_deref().filter(|url| !url.starts_with(UNIX)) {
         Some(url) => format!("/{}", url.splitn(4, '/').nth(3).unwrap_or_default()),

@@ -68,6 +68,8 @@ fn a_version_that_a_person_rolled_back_is_deployed_by_no_timer_and_no_request_un
     // The report of the rollback still has it if the status is lost.
     fs::write(host.layout.status_file(), "{").unwrap();
     host.tool(["run", "--if-changed"]).expect(0).prints("Held back").prints("rolled back");
+    assert_eq!(held_back(&host)["commit"], json!(left));
+    host.tool(["status"]).prints("held back");
 
     host.tool(["run"]).expect(0).prints("Refreshed");
     assert_eq!(host.head(), left);

@@ -346,9 +346,10 @@ impl Report {
     }
 
     /// Returns the commit that this run holds back because it has rolled it back, or it has another environment; `None`
-    /// for every other run.
+    /// for every other run. Even if a rollback halted, a person has decided against that commit.
     pub fn held_back_by_rollback(&self) -> Option<HeldBack> {
-        let is_one = self.result == RunResult::Refreshed && self.command == "rollback";
+        let is_one =
+            matches!(self.result, RunResult::Refreshed | RunResult::Halted) && self.command == "rollback";
         let left = self.commit_before.as_ref().filter(|_| is_one)?;
         let is_same =
             Some(left) == self.commit.as_ref() && self.environment.name_before == self.environment.name;
@@ -421,6 +422,22 @@ mod tests {
         let rolled_back = Report { command: "rollback".to_owned(), ..halted(1) };
         assert_eq!(rolled_back.held_back_by_halt(None), None);
         assert_eq!(Report { result: RunResult::Refused, ..halted(3) }.held_back_by_halt(None), None);
+    }
+
+    #[test]
+    fn a_rollback_holds_back_the_commit_that_it_left_even_if_it_halted() {
+        let left = CommitId::parse(&"2".repeat(40)).unwrap();
+        let rollback = |result: RunResult| Report {
+            command: "rollback".to_owned(),
+            commit_before: Some(left.clone()),
+            result,
+            ..halted(1)
+        };
+        for result in [RunResult::Refreshed, RunResult::Halted] {
+            let held = rollback(result).held_back_by_rollback().unwrap();
+            assert_eq!((held.commit, held.by), (left.clone(), HeldBy::Rollback));
+        }
+        assert_eq!(rollback(RunResult::Refused).held_back_by_rollback(), None);
     }
 
     #[test]
