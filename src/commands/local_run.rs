@@ -21,6 +21,7 @@ use refresh_run::relay::spool::{Spool, Spooler};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
 use refresh_settings::trust;
+use refresh_source::exchange;
 use refresh_source::exchange::Exchanges;
 use refresh_system::error::Outcome;
 use refresh_system::{clock, interrupt};
@@ -209,6 +210,10 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
     }
     if let Target::Earlier(pair) = &target {
         on.mirror.ensure_earlier(&pair.branch, &pair.commit)?;
+    }
+    if on.settings.strict_order {
+        // Staging tries this with the prepared tree.
+        exchange::try_borders(&on.layout, run)?;
     }
     Ok((target, Preflighted::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
 }

@@ -238,6 +238,13 @@ fn names_of_a_withdrawn_commit_and_linked_working_trees_are_kept() {
     let mut world = deployed(Owner::own(), &[("withdrawn", "x\n")]);
     world.app_git(&["branch", "rescue"]);
     assert!(local(&world).is_none(), "the remote has the commit");
+    // The mirror of a host with bundles has no branch.
+    let mirror_git = |arguments: &[&str]| plain_git(&world.layout.mirror(), Owner::own(), arguments);
+    let tip = world.app_git(&["rev-parse", "HEAD"]);
+    mirror_git(&["update-ref", "refs/bundle", &tip]);
+    mirror_git(&["update-ref", "-d", "refs/heads/main"]);
+    assert!(local(&world).is_none(), "the last bundle has the commit");
+    mirror_git(&["update-ref", "-d", "refs/bundle"]);
     world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
     world.commit(&[("other", "y\n")]);
     let names = |kept: &[StashRecord]| -> Vec<String> {

@@ -18,7 +18,7 @@ use refresh_system::{checkpoint, disk};
 use super::kept::{self, Kept, ListKeptRequest};
 use super::kept_beforehand::KeptBeforehand;
 use super::operation_request::GitLocation;
-use super::prepared_tree::BYTE_CODE;
+use super::own_repository::BYTE_CODE;
 
 /// The operation.
 pub(crate) const OPERATION: &str = "source-align";

@@ -161,18 +161,20 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     let mut tracked = Tracked::default();
     tracked.add(files.values().cloned().collect());
     // A path that should have moved but is still in the tree counts as content: the next tree has its own version.
-    let still = match request.moves {
-        Moves::Moved(_) => BTreeMap::new(),
-        Moves::Would { .. } => kept.clone(),
+    let none = BTreeMap::new();
+    let (still, moved) = match request.moves {
+        Moves::Moved(_) => (&none, &kept),
+        Moves::Would { .. } => (&kept, &none),
     };
-    let walk =
-        |tracked: &Tracked| untracked::walk(tree, &Accounts { tracked, kept: &still, outputs: &outputs });
+    let walk = |tracked: &Tracked| {
+        untracked::walk(tree, &Accounts { tracked, kept: still, moved, outputs: &outputs })
+    };
     let raw = comparer.compare(base, &files)?;
     let left_out = left_out(&comparer, base)?;
     let mut found = Differences { differing: raw.files, untracked: walk(&tracked) };
     found.differing.retain(|path, kind| {
-        let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
-        !(untracked::is_byte_code(tree, path)
+        let has_moved = covers(moved, path).is_some();
+        !(untracked::is_byte_code(tree, path, moved)
             || outputs.vouch(tree, path)
             || *kind == ChangeKind::Deleted && (has_moved || left_out.contains(path)))
     });

@@ -273,7 +273,7 @@ pub fn check(layout: &Layout) -> Outcome<()> {
             layout.store().display(),
             layout.app().display()
         ))
-        .hint(format!("set `store` in {} to a directory beside app/", layout.host_file().display())));
+        .hint(store_beside_app(layout)));
     }
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
     // Flags of the directory itself prevent moves of its entries.
@@ -298,11 +298,17 @@ pub fn check_borders(layout: &Layout, run: &RunId) -> Outcome<()> {
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
     let (home, tree) = (directory(layout, &layout.home())?, directory(layout, &layout.tree(run))?);
     let git = OsStr::new(".git");
-    for entry in app.entries()?.into_iter().filter(|entry| entry.is_directory) {
-        let is_full = entry.name == git && !app.enter(Path::new(git))?.names()?.is_empty();
-        if app.has_border(&entry.name, &tree, git) || is_full && tree.has_border(git, &app, git) {
-            return Err(border(layout, &layout.app()));
-        }
+    let is_full = |name: &OsStr| {
+        app.enter(Path::new(name)).and_then(|entered| entered.names()).is_ok_and(|names| !names.is_empty())
+    };
+    let directories = app.entries()?.into_iter().filter(|entry| entry.is_directory).map(|entry| entry.name);
+    let directories: Vec<OsString> = directories.collect();
+    let full = directories.iter().find(|name| *name == git && is_full(name));
+    let full = full.or_else(|| directories.iter().find(|name| is_full(name)));
+    if directories.iter().any(|name| app.has_border(name, &tree, git))
+        || full.is_some_and(|name| tree.has_border(git, &app, name))
+    {
+        return Err(border(layout, &layout.app()));
     }
     let venv = layout.venv().file_name().map_or(Ok(None), |name| home.entry(name))?;
     match venv.filter(|entry| entry.is_directory && home.has_border(&entry.name, &tree, git)) {
@@ -311,16 +317,40 @@ pub fn check_borders(layout: &Layout, run: &RunId) -> Outcome<()> {
     }
 }
 
+/// As [`check_borders`], before the tree of `run` is prepared: a directory is tried in its place, and removed again.
+///
+/// # Errors
+/// The errors of [`check_borders`], or the directory cannot be created or removed.
+pub fn try_borders(layout: &Layout, run: &RunId) -> Outcome<()> {
+    disk::make_directory(&layout.trees(), 0o700)?;
+    disk::make_directory(&layout.tree(run).join(".git/full"), 0o755)?;
+    let checked = check_borders(layout, run);
+    disk::remove_tree(&layout.tree(run))?;
+    checked
+}
+
 /// Returns the failure for a directory with a border around it or inside of it.
 fn border(layout: &Layout, path: &Path) -> Failure {
     let copy = path.with_extension("copy");
     let [path, copy, aside] = [path, &copy, &aside(path)].map(quoted_path);
-    let command = format!("cp -a {path} {copy} && mv {path} {aside} && mv {copy} {path}");
-    Failure::new(format!("no rename leads from {path} to {}", layout.store().display()))
+    let failure = Failure::new(format!("no rename leads from {path} to {}", layout.store().display()))
         .because(Failure::new(
             "it is in a lower layer of an overlay, a subvolume, or has another project quota",
-        ))
+        ));
+    let store = store_beside_app(layout);
+    if !disk::same_device(&layout.home(), &layout.store()).unwrap_or(true) {
+        // A copy would be inside of the same border.
+        return failure.hint(store);
+    }
+    let command = format!("cp -aT {path} {copy} && mv -T {path} {aside} && mv -T {copy} {path}");
+    failure
         .hint(Hint::shell(command).with_purpose("stop the service and replace it by a copy"))
+        .hint(format!("if a copy is refused too, {store}"))
+}
+
+/// Returns the hint for a border between the store and the directory that contains `app/`.
+fn store_beside_app(layout: &Layout) -> String {
+    format!("set `store` in {} to a directory beside app/", layout.host_file().display())
 }
 
 /// Checks that step 3 can replace `venv` in the directory that has it.

@@ -51,8 +51,13 @@ const OPERATION_FILES: [&str; 20] = [
     "info/grafts",
 ];
 
-/// The entries of `.git` that git makes again, or that are read apart from the rest.
-const ENTRIES_OF_GIT: [&str; 22] = [
+/// The directory in `.git` for bytecode until the tree is in place.
+pub(super) const BYTE_CODE: &str = "bytecode";
+
+/// The entries of `.git` that git makes again, or that are read apart from the rest. A run that is killed before its
+/// reset leaves the prepared bytecode.
+const ENTRIES_OF_GIT: [&str; 23] = [
+    BYTE_CODE,
     "HEAD",
     "ORIG_HEAD",
     "FETCH_HEAD",
@@ -110,6 +115,10 @@ const CORE_OF_GIT: [&str; 14] = [
     "trustctime",
     "untrackedcache",
 ];
+
+/// The options of `git rev-list` for the names of the mirror that the remote or the last bundle has. Without a wildcard,
+/// git would complete the name of a ref to `refs/bundle/*`.
+const NAMES_OF_REMOTE: [&str; 2] = ["--branches", "--glob=refs/bundl[e]"];
 
 /// The content of a repository that the mirror lacks.
 #[derive(Debug, Default)]
@@ -174,10 +183,10 @@ fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Resu
     let own_branch = branch_of_head(&git_dir);
     let is_of_head = |tip: &LocalName| tip.name == "HEAD" || own_branch.as_ref() == Some(&tip.name);
     let (of_head, others) = names.into_iter().partition(is_of_head);
-    let mut tips = local_names(git, mirror, &git_dir, of_head, known, "--all")?;
+    let mut tips = local_names(git, mirror, &git_dir, of_head, known, &["--all"])?;
     let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
     // A later run releases the commits of earlier runs: a name that only they explain is a local one.
-    tips.extend(local_names(git, mirror, &git_dir, others, &[], "--branches")?);
+    tips.extend(local_names(git, mirror, &git_dir, others, &[], &NAMES_OF_REMOTE)?);
     let tips = once_per_commit(tips);
     let mut items = Vec::new();
     if has_head && git_dir.join("index").exists() {
@@ -222,7 +231,7 @@ fn has_unnamed_commits(
         logged.remove(commit);
     }
     let names = logged.into_iter().map(|commit| LocalName { name: String::new(), commit }).collect();
-    Ok(!local_names(git, mirror, git_dir, names, &reachable, "--all")?.is_empty())
+    Ok(!local_names(git, mirror, git_dir, names, &reachable, &["--all"])?.is_empty())
 }
 
 /// Returns whether git itself writes a key of the configuration.
@@ -310,14 +319,14 @@ fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
 }
 
 /// Returns the names whose commits are reachable neither from a known commit nor from the names of the mirror that
-/// `option` of `git rev-list` selects.
+/// `options` of `git rev-list` select.
 fn local_names(
     git: &Git,
     mirror: &Path,
     git_dir: &Path,
     names: Vec<LocalName>,
     known: &[CommitId],
-    option: &str,
+    options: &[&str],
 ) -> Result<Vec<LocalName>, Unread> {
     if names.is_empty() {
         return Ok(names);
@@ -331,7 +340,7 @@ fn local_names(
     }
     let both = Repository::bare(mirror).borrowing(git_dir.join("objects"));
     // A stash without its objects cannot be kept.
-    let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", option]);
+    let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not"]).args(options);
     let listed = ask(git, program.input(list.into_bytes()))?.text();
     let local: BTreeSet<&str> = listed.lines().collect();
     let tips = names.into_iter().filter(|tip| local.contains(tip.commit.as_str())).collect();
@@ -432,6 +441,17 @@ mod tests {
             vec![tip("HEAD", "1"), tip("saved/r/heads/x", "1"), tip("heads/x", "1"), tip("stash/0", "2")];
         let names: Vec<String> = once_per_commit(tips).into_iter().map(|tip| tip.name).collect();
         assert_eq!(names, ["heads/x", "stash/0"]);
+    }
+
+    #[test]
+    fn byte_code_that_a_killed_run_left_in_the_repository_is_no_local_change() {
+        let git_dir = tempfile::tempdir().unwrap();
+        for file in ["bytecode/lib/__pycache__/m.cpython-312.pyc", "modules/lib/HEAD"] {
+            let path = git_dir.path().join(file);
+            disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
+            disk::write_unsynced(&path, b"x", 0o644).unwrap();
+        }
+        assert_eq!(state(git_dir.path()), [PathBuf::from(".git/modules")]);
     }
 
     #[test]

@@ -27,14 +27,12 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use super::exchange::{Exchange, Plan};
 use super::ignore_rules;
 use super::operation_request::{GitLocation, Scratch};
+use super::own_repository::BYTE_CODE;
 use super::paths::{self, TrackedFile};
 use super::proof::{self, ProveTreeRequest};
 
 /// The operation that checks a commit out.
 pub(crate) const OPERATION: &str = "source-prepare-tree";
-
-/// The directory in `.git` for bytecode until the tree is in place.
-pub(crate) const BYTE_CODE: &str = "bytecode";
 
 /// The largest index that is copied, in bytes.
 const INDEX_LIMIT: u64 = 2 << 30;

@@ -30,6 +30,8 @@ pub(super) struct Accounts<'a> {
     pub(super) tracked: &'a Tracked,
     /// The paths that move across.
     pub(super) kept: &'a BTreeMap<PathBuf, Reason>,
+    /// The paths that have moved from the tree to the next one.
+    pub(super) moved: &'a BTreeMap<PathBuf, Reason>,
     /// The products of hooks.
     pub(super) outputs: &'a HookOutputs,
 }
@@ -78,7 +80,8 @@ impl Walk<'_> {
             return Inside { entries: Vec::new(), has_kept: true };
         }
         if !is_directory {
-            let is_made_again = is_byte_code(self.tree, path) || self.accounts.outputs.vouch(self.tree, path);
+            let is_made_again = is_byte_code(self.tree, path, self.accounts.moved)
+                || self.accounts.outputs.vouch(self.tree, path);
             let entries = if is_made_again { Vec::new() } else { vec![(path.to_path_buf(), false)] };
             return Inside { entries, has_kept: false };
         }
@@ -150,12 +153,12 @@ pub(super) fn is_cache(tree: &Path, path: &Path, is_directory: bool) -> bool {
     if is_directory {
         return path.file_name() == Some(OsStr::new("__pycache__")) || is_tool_cache(path);
     }
-    is_byte_code(tree, path)
+    is_byte_code(tree, path, &BTreeMap::new())
 }
 
-/// Returns `true` for bytecode that Python makes again: in its cache, or beside the source. Other bytecode is a module
-/// without its source. During the write, a number follows the name.
-pub(super) fn is_byte_code(tree: &Path, path: &Path) -> bool {
+/// Returns `true` for bytecode that Python makes again: in its cache, or beside the source, which may be among the `moved`
+/// paths. Other bytecode is a module without its source. During the write, a number follows the name.
+pub(super) fn is_byte_code(tree: &Path, path: &Path, moved: &BTreeMap<PathBuf, Reason>) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let stem = &name[..name.len() - digits];
@@ -164,7 +167,9 @@ pub(super) fn is_byte_code(tree: &Path, path: &Path) -> bool {
         return false;
     };
     let source = path.with_file_name(OsStr::from_bytes(&[module, b".py"].concat()));
-    path.iter().any(|part| part == "__pycache__") || tree.join(source).symlink_metadata().is_ok()
+    path.iter().any(|part| part == "__pycache__")
+        || tree.join(&source).symlink_metadata().is_ok()
+        || source.ancestors().any(|part| moved.contains_key(part))
 }
 
 pub(super) fn is_tool_cache(path: &Path) -> bool {
@@ -212,7 +217,8 @@ mod tests {
         let mut all = Tracked::default();
         all.add(tracked.iter().map(file).collect());
         let kept = kept.iter().map(|(path, reason)| (PathBuf::from(path), *reason)).collect();
-        let accounts = Accounts { tracked: &all, kept: &kept, outputs: &HookOutputs::default() };
+        let (moved, outputs) = (BTreeMap::new(), HookOutputs::default());
+        let accounts = Accounts { tracked: &all, kept: &kept, moved: &moved, outputs: &outputs };
         let found = walk(directory.path(), &accounts);
         found.entries.into_iter().map(|(path, is)| (path.to_str().unwrap().to_owned(), is)).collect()
     }
@@ -241,6 +247,15 @@ mod tests {
             ".ruff_cache/x",
         ];
         assert_eq!(untracked(&files, &["m.py"], &[]), expected(&[("lone.pyc", false), ("q", true)]));
+    }
+
+    #[test]
+    fn byte_code_whose_source_has_moved_is_no_content() {
+        let moved = [("settings.py", Reason::Ignored), ("state", Reason::Preserved)];
+        let moved = moved.into_iter().map(|(path, reason)| (PathBuf::from(path), reason)).collect();
+        let is = |path: &str| is_byte_code(Path::new("/nonexistent"), Path::new(path), &moved);
+        assert!(is("settings.pyc") && is("state/plugin.pyc"));
+        assert!(!is("other.pyc") && !is("state.pyc") && !is("state/plugin.txt"));
     }
 
     #[test]

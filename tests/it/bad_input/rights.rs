@@ -137,5 +137,15 @@ fn rw_7_1a_a_state_directory_with_entries_of_others_is_refused_by_root_until_the
         let mode = std::os::unix::fs::MetadataExt::mode;
         assert_eq!(mode(&after), mode(&before), "{entry}");
     }
-    host.tool(["run"]).expect(0);
+    // A run that cannot begin leaves no directory that a later one takes for a killed run.
+    let runs = || fs::read_dir(host.layout.runs()).unwrap().count();
+    let (before, status) = (runs(), host.layout.status_file());
+    fs::rename(&status, host.beside("status")).unwrap();
+    fs::create_dir(&status).unwrap();
+    host.tool(["run"]).expect(3).prints("mv ");
+    assert_eq!(runs(), before);
+    fs::remove_dir(&status).unwrap();
+    fs::rename(host.beside("status"), &status).unwrap();
+    let ran = host.tool(["run"]).expect(0);
+    assert!(!ran.all().contains("interrupted"), "{}", ran.all());
 }

@@ -172,12 +172,15 @@ fn commits_that_only_the_log_of_head_names_are_kept_with_the_tree() {
 fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     let host = Host::new();
     let cache = ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n");
-    host.push(&[("old.py", "\n"), ("old.pyc", "of the repository\n"), cache]);
+    let ignored = (".gitignore", "local_settings.py\n");
+    host.push(&[("old.py", "\n"), ("old.pyc", "of the repository\n"), cache, ignored]);
     host.tool(["run"]).expect(0);
     host.write("old.pyc", "written by Python");
     host.write("lib/__pycache__/lib.cpython-312.pyc", "written by Python");
     host.write("lib/__pycache__/other.cpython-312.pyc", "written by Python");
     host.write("lib/__pycache__/deep/module.pyc", "written by Python");
+    host.write("local_settings.py", "its source moves across");
+    host.write("local_settings.pyc", "written by Python");
     host.tool(["status"]).expect(0).prints("local        no changes");
     host.tool(["run"]).expect(0);
     kept_nothing(&host);

@@ -227,6 +227,16 @@ fn a_lower_layer_of_an_overlay_is_refused_before_the_stop_and_its_copy_is_moved(
     let (first, _) = deploy(&world, &on, "r1", &[]);
     prepare(&on, &run("r2"), "main").unwrap();
     exchange::check_borders(&on.layout, &run("r2")).unwrap();
+    exchange::try_borders(&on.layout, &run("untried")).unwrap();
+    if let Some(_home) = Mounted::at(&on.layout.home(), &["-t", "tmpfs", "tmpfs"]) {
+        fs::create_dir_all(on.layout.app().join("src")).unwrap();
+        let failure = exchange::check_borders(&on.layout, &run("r2")).unwrap_err();
+        let hints = failure.hint_texts();
+        assert!(
+            hints.len() == 1 && hints[0].contains("beside app/"),
+            "a copy has the same border: {hints:?}"
+        );
+    }
     let [upper, work] = ["upper", "work"].map(|name| world.directory.path().join(name));
     for directory in [&upper, &work] {
         fs::create_dir(directory).unwrap();
@@ -240,6 +250,9 @@ fn a_lower_layer_of_an_overlay_is_refused_before_the_stop_and_its_copy_is_moved(
     world.commit(&[("new", "1\n")]);
     prepare(&on, &run("r3"), "main").unwrap();
     let failure = exchange::check_borders(&on.layout, &run("r3")).unwrap_err();
+    let unstaged = exchange::try_borders(&on.layout, &run("untried")).unwrap_err();
+    assert_eq!(message(&unstaged), message(&failure));
+    assert!(!on.layout.tree(&run("untried")).exists());
     let hint = failure.hint_texts().remove(0);
     let command = &hint[hint.find("cp -a").unwrap()..];
     let ended = std::process::Command::new("sh").args(["-c", command]).output().unwrap();

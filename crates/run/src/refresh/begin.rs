@@ -40,7 +40,7 @@ pub fn preflight<T>(
 /// run. `aim` is the target with the command that requests it; `known` are commits whose files are not local changes.
 ///
 /// # Errors
-/// The tool's own state cannot be written.
+/// The tool's own state cannot be written. Then the run has no directory: a later run would take it for a killed one.
 pub fn begin(
     on: &Installation,
     mut report: Report,
@@ -48,7 +48,19 @@ pub fn begin(
     known: Vec<CommitId>,
     events: Arc<Events>,
 ) -> Outcome<Refresh<'_, Planned>> {
-    let (run, branch, process) = (report.run.clone(), aim.0.branch().clone(), ProcessId::own());
+    let branch = aim.0.branch().clone();
+    let journal = make_records(on, &report, &aim.0, &events).inspect_err(|_| {
+        let _ = disk::remove_tree(&on.layout.run(&report.run));
+    })?;
+    report.branch = branch.clone();
+    report.requested = Some(Requested { branch, commit: None, subject: None, author: None });
+    let account = Account::new(report, aim, known, events, journal);
+    Ok(Refresh { on, account, at: Planned { staged: None } })
+}
+
+/// Creates the directory, the log and the journal of a run.
+fn make_records(on: &Installation, report: &Report, target: &Target, events: &Events) -> Outcome<Journal> {
+    let (run, branch, process) = (report.run.clone(), target.branch().clone(), ProcessId::own());
     let directory = on.layout.run(&run);
     let sequence = recover::next_sequence(&on.layout)?;
     disk::make_directory(&directory, 0o755)?;
@@ -73,11 +85,8 @@ pub fn begin(
         unit: on.settings.service.unit.clone(),
         sequence,
     })?;
-    if let Target::Earlier(deployment) = &aim.0 {
+    if let Target::Earlier(deployment) = target {
         on.mirror.hold(Hold::Run, &run, &deployment.commit)?;
     }
-    report.branch = branch.clone();
-    report.requested = Some(Requested { branch, commit: None, subject: None, author: None });
-    let account = Account::new(report, aim, known, events, journal);
-    Ok(Refresh { on, account, at: Planned { staged: None } })
+    Ok(journal)
 }
