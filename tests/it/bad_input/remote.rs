@@ -29,7 +29,8 @@ fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     let settings = fs::read_to_string(host.layout.host_file()).unwrap();
     fs::write(host.layout.host_file(), format!("branch = \"feature/logni\"\n{settings}")).unwrap();
     let next = format!("  next         {} run --strict\n", typed(&host));
-    refused(&host, &["run", "--strict"], 3, &[missing[0], missing[1], &next]);
+    let setting = "set `branch = \"NAME\"` in ";
+    refused(&host, &["run", "--strict"], 3, &[missing[0], missing[1], setting, &next]);
     fs::write(host.layout.host_file(), settings).unwrap();
 
     let url = host.url();

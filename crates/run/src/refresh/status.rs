@@ -357,7 +357,14 @@ fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> r
             hint.own_command()
                 .is_some_and(|line| line.starts_with("ladylinux-refresh run ") && again::names_branch(line))
         };
-        known.retain(|hint| !is_other(hint));
+        if known.iter().any(is_other) {
+            known.retain(|hint| !is_other(hint));
+            let file = on.layout.host_file();
+            known.push(
+                format!("set `branch = \"NAME\"` in {}, or type the branch after `run`", file.display())
+                    .into(),
+            );
+        }
     }
     let mut hints: Vec<String> =
         known.iter().map(|hint| on.as_typed(&again::complete(&hint.to_string(), again))).collect();
