@@ -332,6 +332,14 @@ fn rw_5_3_requirements_with_hashes_are_installed_and_not_resolved() {
     let failure = world.ensure(&wrong, "run-2").unwrap_err();
     let error = failure.chain().join(": ");
     assert!(error.contains("does not match its hash"), "{error}");
+    // An earlier version of this program did not compare a lock with the constraints beside it.
+    let limited = format!("-c limits.txt\n{}", pin("beta==1.6", ""));
+    let files = [("requirements.txt", limited.as_str()), ("limits.txt", "beta<1.7\n")];
+    lock(&world, &files).unwrap();
+    let known = world.layout.locks().join(format!("{}.json", world.wanted(&files).unwrap().key()));
+    fs::write(&known, fs::read_to_string(&known).unwrap().replace("1.6", "1.8")).unwrap();
+    let error = refusal(lock(&world, &files));
+    assert!(error.contains("has beta 1.8, and limits.txt asks for beta<1.7"), "{error}");
 }
 
 const PROJECT: &str = "[project]\nname = 'demo'\nversion = '1'\nrequires-python = '>=3.9'\ndependencies = ['alpha']\n\
@@ -372,6 +380,10 @@ fn rw_5_3_a_uv_lock_is_installed_and_one_that_does_not_fit_the_project_is_refuse
     let changed = PROJECT.replace("['alpha']", "['alpha', 'beta']");
     let error = refusal(lock(&world, &[("uv.lock", &text), ("pyproject.toml", &changed)]));
     assert!(error.contains("it does not fit pyproject.toml"), "{error}");
+    let member = "[[package]]\nname = \"m\"\nversion = \"1\"\nsource = { virtual = \"packages/m\" }\n";
+    let error =
+        refusal(lock(&world, &[("uv.lock", &format!("{text}\n{member}")), ("pyproject.toml", &changed)]));
+    assert!(error.contains("packages/m of the application, which has no hash: it does not fit"), "{error}");
 }
 
 #[test]

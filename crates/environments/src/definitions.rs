@@ -47,6 +47,9 @@ pub struct Definitions {
     pub(super) groups: Vec<String>,
     /// The application's own lock, if it brings one.
     pub(super) own_lock: Option<ProjectLockfile>,
+    /// Whether the host allows builds from source.
+    #[serde(default)]
+    pub(super) allow_source: bool,
 }
 
 /// A package that a definition requires, and its place.
@@ -101,12 +104,18 @@ impl Definitions {
     }
 
     /// Returns the options that choose between wheels and sources, one for each package or for all, as uv reads them.
+    /// Without builds from source, `--only-binary` changes nothing. Beside a lockfile, lists of packages do not count.
     pub(super) fn binary_options(&self) -> Vec<String> {
         let mut found = Vec::new();
+        if self.own_lock.as_ref().is_some_and(|lock| lock.content().is_some()) {
+            return found;
+        }
+        let counts =
+            |option: &str| option == "--no-binary" || (option == "--only-binary" && self.allow_source);
         for (_, line) in self.options() {
             let text = line.text.replace('=', " ");
             let words: Vec<&str> = text.split_whitespace().collect();
-            for pair in words.windows(2).filter(|pair| matches!(pair[0], "--no-binary" | "--only-binary")) {
+            for pair in words.windows(2).filter(|pair| counts(pair[0])) {
                 let names = pair[1].split(',').filter(|name| !name.is_empty() && *name != ":none:");
                 let plain = |name: &str| if name == ":all:" { name.to_owned() } else { normal_name(name) };
                 found.extend(names.map(|name| format!("{}={}", pair[0], plain(name))));
@@ -479,8 +488,12 @@ mod tests {
             assert_eq!(read.own_lock.is_some(), is_lock, "{text}");
         }
         let text = "--no-binary :none:\n--only-binary=A_b,c --pre\n--no-binary :all:\nsix";
-        let options = read_tree(&[("requirements.txt", text)]).unwrap().binary_options();
-        assert_eq!(options, ["--only-binary=a-b", "--only-binary=c", "--no-binary=:all:"]);
+        let mut options = read_tree(&[("requirements.txt", text)]).unwrap();
+        assert_eq!(options.binary_options(), ["--no-binary=:all:"]);
+        options.allow_source = true;
+        assert_eq!(options.binary_options(), ["--only-binary=a-b", "--only-binary=c", "--no-binary=:all:"]);
+        let lock = ("pylock.toml", "lock-version = '1.0'");
+        assert!(read_tree(&[lock, ("requirements.txt", text)]).unwrap().binary_options().is_empty());
         assert!(read_tree(&[("requirements.txt", "--pre\nsix")]).unwrap().allows_pre_releases());
         assert!(!read_tree(&[("requirements.txt", "six")]).unwrap().allows_pre_releases());
     }

@@ -125,6 +125,7 @@ mod tests {
         };
         let plain = lock("lock-version = '1.0'\nx = 1\n", "six");
         assert_eq!(plain, lock("# c\r\nx = 1\r\nlock-version = \"1.0\"\r\n", "idna"));
+        assert_eq!(plain, lock("lock-version = '1.0'\nx = 1\n", "--no-binary six\nsix"));
         assert_ne!(plain, lock("lock-version = '1.0'\nx = 2\n", "six"));
     }
 }

@@ -203,17 +203,15 @@ impl Locking<'_> {
         if exported.succeeded() {
             return Ok(exported.text());
         }
-        if let Some(member) = project_lockfile::directory_member(lock) {
-            return Err(Failure::new(format!("{member}, which has no hash"))
+        let network = &self.operation.setup.network;
+        let failure = install_error::explain(&exported, "it does not fit pyproject.toml", network);
+        Err(match project_lockfile::local_package(lock) {
+            Some(local) => Failure::new(local)
+                .because(failure)
                 .hint("list its dependencies in [project] of the pyproject.toml at the root, and import it from app/")
-                .hint("or publish it to a package index, and require a release of it"));
-        }
-        Err(install_error::explain(
-            &exported,
-            "it does not fit pyproject.toml",
-            &self.operation.setup.network,
-        )
-        .hint("run `uv lock` in the application's repository, and commit uv.lock"))
+                .hint("or publish it to a package index, and require a release of it"),
+            None => failure.hint("run `uv lock` in the application's repository, and commit uv.lock"),
+        })
     }
 
     /// Adds the additional requirements of the host to the application's own lock. The locked packages do not change.

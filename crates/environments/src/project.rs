@@ -75,7 +75,7 @@ fn unread(tool: &toml::Table, lines: &[Line]) -> Vec<Unread> {
         lines.iter().any(|line| matches!(&line.meaning, LineKind::Package(package) if package.name == name))
     };
     let mut found = Vec::new();
-    for key in ["constraint-dependencies", "override-dependencies"] {
+    for key in ["constraint-dependencies", "override-dependencies", "exclude-dependencies"] {
         if at("uv", key).and_then(toml::Value::as_array).is_some_and(|list| !list.is_empty()) {
             found.push(Unread { setting: format!("tool.uv.{key}"), of_index: None });
         }
@@ -244,6 +244,7 @@ mod tests {
         for (tools, setting, of_index) in [
             ("[tool.uv]\nconstraint-dependencies = ['six<1']\n", "tool.uv.constraint-dependencies", None),
             ("[tool.uv]\noverride-dependencies = ['six<1']\n", "tool.uv.override-dependencies", None),
+            ("[tool.uv]\nexclude-dependencies = ['six']\n", "tool.uv.exclude-dependencies", None),
             ("[tool.uv.sources]\nmy-lib = { git = 'https://h/x' }\n", "tool.uv.sources.my-lib", None),
             ("[tool.uv.sources]\nsix = { index = 'i' }\n", "tool.uv.sources.six", Some("six")),
             ("[tool.uv.sources]\nsix = [{ index = 'i' }, { path = 'p' }]\n", "tool.uv.sources.six", None),

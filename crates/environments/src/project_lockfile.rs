@@ -73,16 +73,23 @@ pub(super) fn is_lock(name: &Path) -> bool {
             && name.to_str().is_some_and(|name| name.starts_with("pylock.")))
 }
 
-/// Returns a sentence about a package of uv's lock that is a directory of the application: a member of its workspace, or
-/// a path. uv reads such directories itself, and they have no hash.
-pub(super) fn directory_member(lock: &str) -> Option<String> {
+/// Returns a sentence about a package of uv's lock that comes from the application: a member of its workspace, a
+/// directory or a file. uv reads them itself, and a directory has no hash.
+pub(super) fn local_package(lock: &str) -> Option<String> {
     let read: toml::Table = toml::from_str(lock).ok()?;
     read.get("package")?.as_array()?.iter().find_map(|package| {
         let source = package.get("source")?;
-        let kinds = ["editable", "directory", "virtual", "path"];
-        let path = kinds.iter().find_map(|kind| source.get(kind))?.as_str()?;
+        let of = |kinds: &[&str]| kinds.iter().find_map(|kind| source.get(*kind))?.as_str();
         let name = package.get("name")?.as_str()?;
-        (path != ".").then(|| format!("it takes {name} from the path {path} of the application"))
+        match (of(&["editable", "directory", "virtual"]), of(&["path"])) {
+            (Some("."), _) | (None, None) => None,
+            (Some(path), _) => {
+                Some(format!("it takes {name} from the path {path} of the application, which has no hash"))
+            }
+            (None, Some(file)) => Some(format!(
+                "it takes {name} from the file {file} of the application, and not from an index"
+            )),
+        }
     })
 }
 
@@ -119,11 +126,12 @@ mod tests {
 
     #[test]
     fn a_member_of_a_workspace_is_found_and_the_project_is_none() {
-        let of =
-            |source: &str| directory_member(&format!("[[package]]\nname = 'x'\nsource = {{ {source} }}\n"));
+        let of = |source: &str| local_package(&format!("[[package]]\nname = 'x'\nsource = {{ {source} }}\n"));
         for source in ["editable = 'packages/x'", "virtual = 'packages/x'", "directory = '../x'"] {
             assert!(of(source).unwrap().starts_with("it takes x from the path "), "{source}");
         }
+        let file = of("path = 'w/x-1-py3-none-any.whl'").unwrap();
+        assert!(!file.contains("no hash") && file.contains(" the file w/x-1-py3-none-any.whl "), "{file}");
         for source in ["editable = '.'", "virtual = '.'", "registry = 'https://h/simple'"] {
             assert_eq!(of(source), None, "{source}");
         }

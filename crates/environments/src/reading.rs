@@ -29,6 +29,7 @@ pub fn read(source: &dyn TreeSource, choice: &DefinitionFilter<'_>) -> Outcome<D
     let found = Definitions {
         extras: choice.extras.to_vec(),
         groups: choice.groups.to_vec(),
+        allow_source: choice.allow_source,
         ..Definitions::default()
     };
     let mut reading = Reading { source, found, path_here: Vec::new() };

@@ -85,12 +85,14 @@ pub(super) fn refuse_unfit_lock(
     own: &ProjectLockfile,
     lock: &Lock,
 ) -> Outcome<()> {
-    let required = definitions.package_lines().into_iter();
-    let required = required.filter(|(file, _)| *file == Path::new("pyproject.toml"));
-    // uv compares its lock itself, and its overrides replace versions of the project.
-    let overrides = |unread: &Unread| unread.setting.ends_with("override-dependencies");
+    // uv compares its lock itself, and its overrides replace or remove requirements of the project.
+    let overrides = |unread: &Unread| {
+        ["override-dependencies", "exclude-dependencies"].iter().any(|key| unread.setting.ends_with(key))
+    };
     let is_compared =
         !matches!(own.form, ProjectLockfileForm::Uv { .. }) && !definitions.unread.iter().any(overrides);
+    let required = definitions.package_lines().into_iter();
+    let required = required.filter(|(file, _)| is_compared && *file == Path::new("pyproject.toml"));
     // Beside a lockfile, other lists are not read.
     let limits = if own.content().is_some() { Vec::new() } else { definitions.constraint_lines() };
     let lines = required.map(|line| (line, true)).chain(limits.into_iter().map(|line| (line, false)));
@@ -104,7 +106,6 @@ pub(super) fn refuse_unfit_lock(
         let why = match locked.peek() {
             None if is_required => format!("lacks {name}, which {file} asks for"),
             None => continue,
-            Some(_) if is_required && !is_compared => continue,
             Some(first) => {
                 let (version, wanted) = (&first.version, versions(package));
                 let is_fit = |version: &str| satisfies(version, wanted).unwrap_or(true);
@@ -186,8 +187,10 @@ mod tests {
             let refused = refusal(project, locked, constraints).unwrap();
             assert!(refused.ends_with(why), "{refused}");
         }
-        let unread = Unread { setting: "tool.uv.override-dependencies".to_owned(), of_index: None };
-        assert_eq!(refusal_with(vec![unread], "six>=1.17", locked, ""), None);
+        for setting in ["tool.uv.override-dependencies", "tool.uv.exclude-dependencies"] {
+            let unread = Unread { setting: setting.to_owned(), of_index: None };
+            assert_eq!(refusal_with(vec![unread], "six>=1.17\nidna", locked, ""), None);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::lock::Lock;
 use super::lock_operation::{LockRequest, OPERATION};
 use super::record::Record;
 use super::recorded_environments::{EnvironmentSpec, Environments, RecordedEnvironment};
+use super::resolution_checks;
 
 impl Environments<'_> {
     /// Returns the lock of the specification, if it is known. Only reads.
@@ -61,6 +62,11 @@ impl Environments<'_> {
     /// The definition does not resolve, or the application's own lock cannot be used.
     pub fn lock(&self, wanted: &EnvironmentSpec) -> Outcome<Lock> {
         if let Some(known) = self.known_lock(wanted)? {
+            // An earlier version may have read it without this check.
+            if let Some(own) = wanted.definitions.own_lock.as_ref().filter(|_| wanted.definitions.is_locked())
+            {
+                resolution_checks::refuse_unfit_lock(&wanted.definitions, own, &known)?;
+            }
             return Ok(known);
         }
         let events = self.site.runner.events();

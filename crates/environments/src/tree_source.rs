@@ -37,6 +37,8 @@ pub struct DefinitionFilter<'a> {
     pub groups: &'a [String],
     /// The host's own file of requirements: its name for messages, and its content.
     pub also: Option<(&'a Path, &'a [u8])>,
+    /// Whether builds from source are allowed.
+    pub allow_source: bool,
 }
 
 impl<'a> DefinitionFilter<'a> {
@@ -47,6 +49,7 @@ impl<'a> DefinitionFilter<'a> {
             extras: python.extras.as_deref().unwrap_or_default(),
             groups: python.groups.as_deref().unwrap_or_default(),
             also: python.also.as_deref().zip(also),
+            allow_source: python.allow_source,
         }
     }
 }
