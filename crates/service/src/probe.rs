@@ -94,6 +94,8 @@ pub fn in_words(probe: &settings::Probe) -> String {
         None => probe.path().to_owned(),
     };
     let mut words = vec![format!("GET {path}")];
+    let has_credentials = probe.url.as_ref().is_some_and(|url| without_credentials(url.clone()).1.is_some());
+    words.extend(has_credentials.then(|| "with credentials".to_owned()));
     words.extend(probe.headers.keys().map(|name| format!("with {name}")));
     words.extend(probe.status.map(|status| format!("status {status}")));
     words.extend(

@@ -44,7 +44,7 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     }
     match reach {
         Reach::Good => Ok(Vec::new()),
-        Reach::Unexpected { problem } if !has_passed(on, &probe.url, &probe::in_words(&in_use)) => Err(Failure::new(format!(
+        Reach::Unexpected { problem } if !has_passed(on, &probe, &probe::in_words(&in_use)) => Err(Failure::new(format!(
             "the running service answers at {}, and not as the health check expects: {problem}",
             probe.url
         ))
@@ -121,23 +121,36 @@ fn other_protocol(
 }
 
 /// Returns whether a version has passed the probe with its present settings. Such a version may have broken since; then
-/// the refresh may be the repair. The words of a check have no secrets, so the file must be older than the run too; a copy
-/// can have an old time of modification. A report of an earlier version has no words.
-fn has_passed(on: &Installation, url: &str, words: &str) -> bool {
+/// the refresh may be the repair.
+fn has_passed(on: &Installation, probe: &ResolvedProbe, words: &str) -> bool {
     let written = std::fs::metadata(on.layout.host_file()).ok();
     let written =
         written.map(|file| (file.mtime(), file.mtime_nsec()).max((file.ctime(), file.ctime_nsec())));
-    let has_it = |report: Report| {
-        let is_same = match &report.service.check {
-            Some(check) => check == words && report.service.url.as_deref() == Some(url),
-            None => true,
-        };
-        let started = (report.started_at.as_second(), i64::from(report.started_at.subsec_nanosecond()));
-        let is_later = written.is_none_or(|written| written < started);
-        report.result == RunResult::Refreshed && is_same && is_later
-    };
+    let has_secrets = !probe.headers.is_empty() || probe.credentials.is_some();
     let past = history::all(&on.layout).unwrap_or_default();
-    past.into_iter().filter_map(|past| past.report).any(has_it)
+    let mut reports = past.into_iter().filter_map(|past| past.report);
+    reports.any(|report| is_passed_by(&report, &probe.url, words, has_secrets, written))
+}
+
+/// Returns whether a run has passed this check. Its words name no values of headers and no credentials, and a report of an
+/// earlier version has no words: then the file with the settings, which was written at this time, must be older than the
+/// run. A copied file can have an old time of modification, so its time of change counts too.
+fn is_passed_by(
+    report: &Report,
+    url: &str,
+    words: &str,
+    has_secrets: bool,
+    written: Option<(i64, i64)>,
+) -> bool {
+    let started = (report.started_at.as_second(), i64::from(report.started_at.subsec_nanosecond()));
+    let is_later = written.is_none_or(|written| written < started);
+    let is_same = match &report.service.check {
+        Some(check) => {
+            check == words && report.service.url.as_deref() == Some(url) && (is_later || !has_secrets)
+        }
+        None => is_later,
+    };
+    report.result == RunResult::Refreshed && is_same
 }
 
 /// Returns the probe of the deployed version, if it is known; else that of the host.
@@ -297,6 +310,8 @@ fn suggestion(
 mod tests {
     use super::*;
 
+    use refresh_settings::names::RunId;
+
     fn tcp(text: &str) -> Address {
         Address::Tcp(text.parse().unwrap())
     }
@@ -314,6 +329,25 @@ mod tests {
             deadline: Duration::ZERO,
             settle: Duration::ZERO,
         }
+    }
+
+    #[test]
+    fn a_check_that_a_run_has_passed_is_known_by_its_words_and_by_the_time_of_its_secrets() {
+        let mut report = Report::new(RunId::parse("r-1").unwrap(), "run", jiff::Timestamp::UNIX_EPOCH);
+        report.result = RunResult::Refreshed;
+        report.service.url = Some("http://h/".to_owned());
+        let (before, after) = (Some((-1, 0)), Some((1, 0)));
+        let passed = |report: &Report, words: &str, has_secrets: bool, written| {
+            is_passed_by(report, "http://h/", words, has_secrets, written)
+        };
+        assert!(passed(&report, "GET /", false, before) && !passed(&report, "GET /", false, after));
+        report.service.check = Some("GET /".to_owned());
+        assert!(passed(&report, "GET /", false, after), "the file was touched, and the check is the same");
+        assert!(passed(&report, "GET /", true, before) && !passed(&report, "GET /", true, after));
+        assert!(!passed(&report, "GET /, status 204", false, before));
+        assert!(!is_passed_by(&report, "http://other/", "GET /", false, before));
+        report.result = RunResult::Halted;
+        assert!(!passed(&report, "GET /", false, before));
     }
 
     #[test]
