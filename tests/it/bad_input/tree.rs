@@ -164,6 +164,19 @@ fn an_entry_that_cannot_be_moved_out_of_the_tree_is_named_with_its_repair() {
     }
     let host = Host::running();
     let app = host.layout.app();
+    // Without staging, there is no prepared tree with which a border could be found.
+    let [upper, work] = ["overlay-upper", "overlay-work"].map(|name| host.beside(name));
+    for directory in [&upper, &work] {
+        fs::create_dir(directory).unwrap();
+    }
+    let root = host.layout.root().display();
+    let overlay = format!(
+        "mount -t overlay -o lowerdir={root},upperdir={},workdir={} none {root}",
+        upper.display(),
+        work.display()
+    );
+    let says = ["in preflight: no rename leads from ", "cp -aT ", "set `store` in "];
+    refused_by(&host, in_namespace(&host, &overlay, &["run", "--no-stage"]), 3, &says);
     fs::create_dir_all(app.join("deep/er")).unwrap();
     fs::write(app.join("deep/er/stays"), "x").unwrap();
     fs::write(app.join("stays"), "x").unwrap();
