@@ -13,6 +13,7 @@ mod listening_sockets;
 pub mod others;
 pub mod page;
 pub mod port;
+pub mod port_holder;
 pub mod probe;
 pub mod sockets;
 mod strays;

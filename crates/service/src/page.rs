@@ -4,7 +4,7 @@
 //! nothing.
 
 use super::ServiceManager;
-use super::port::PortHolder;
+use super::port_holder::PortHolder;
 
 /// The name of the unit.
 pub const UNIT: &str = "ladylinux-refresh-page.service";

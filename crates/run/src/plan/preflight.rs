@@ -12,7 +12,7 @@ use refresh_programs::process::ProcessId;
 use refresh_programs::systemd::root_exec::RootExec;
 use refresh_service::port::Address;
 use refresh_service::supervisor::SERVICE_MARK;
-use refresh_service::{ServiceState, port, probe};
+use refresh_service::{ServiceState, port, port_holder, probe};
 use refresh_settings::trust;
 use refresh_settings::users::SERVICE_USER;
 use refresh_source::exchange;
@@ -394,7 +394,7 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
         port::stranger(number, is_ours)?
     };
     let Some(holder) = holder else { return Ok(()) };
-    let failure = port::held(number, &holder);
+    let failure = port_holder::held(number, &holder);
     // Another program may have the port rightly, for instance a proxy before the service.
     let Some(own) = listens_elsewhere(on, is_down) else { return Err(failure) };
     let first = Failure::new(failure.summary()).hint(format!(

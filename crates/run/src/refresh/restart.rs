@@ -8,7 +8,7 @@ use refresh_installation::{history, status_file};
 use refresh_service::deployed::Deployment;
 use refresh_service::probe;
 use refresh_service::probe::ResolvedProbe;
-use refresh_service::{Admission, fence, health, port};
+use refresh_service::{Admission, fence, health, port, port_holder};
 use refresh_settings as settings;
 use refresh_settings::ImportCheck;
 use refresh_system::error::{Failure, Outcome};
@@ -76,7 +76,7 @@ fn before_the_start(
     account.report.service.check = Some(probe::in_words(&settings));
     let port = on.port()?;
     match port::holder_but(port, |holder| socket::is_allowed(on, account, holder))? {
-        Some(stranger) => Err(port::held(port, &stranger)),
+        Some(stranger) => Err(port_holder::held(port, &stranger)),
         None => Ok(probe),
     }
 }
@@ -160,9 +160,9 @@ fn check_listeners(on: &Installation, account: &Account, not_before: u64) -> Out
         if is_systemd(&holder) && socket::is_kept_open(on)? {
             continue;
         }
-        let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
+        let Some(process) = holder.process else { return Err(port_holder::held(number, &holder)) };
         health::check_part(on.service.as_ref(), process, not_before)
-            .map_err(|why| port::held(number, &holder).because(why))?;
+            .map_err(|why| port_holder::held(number, &holder).because(why))?;
     }
     Ok(())
 }

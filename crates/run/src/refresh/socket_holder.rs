@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use refresh_programs::units::Waiting;
 use refresh_programs::units::gate::{GateRequest, GateState};
-use refresh_service::port::PortHolder;
+use refresh_service::port_holder::PortHolder;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::interrupt;
 

@@ -31,7 +31,7 @@ pub use tree::SERVICE_MARK;
 use super::envfile::EnvFile;
 use super::{
     Admission, Before, Force, LogPlace, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
-    fence, port, probe, python_path, strays,
+    fence, port, port_holder, probe, python_path, strays,
 };
 use launch::Answer;
 use refresh_programs::process::detached;
@@ -240,7 +240,7 @@ impl ServiceManager for Embedded {
         if let Some(stranger) =
             port::stranger(number, |process| process == running.main || self.owns(process).unwrap_or(false))?
         {
-            return Err(port::held(number, &stranger));
+            return Err(port_holder::held(number, &stranger));
         }
         let next = socket::open((address, number).into())?;
         checkpoint::reach("socket:next-opened");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 
-use crate::port;
+use crate::{port, port_holder};
 use refresh_programs::units::listener::Listener;
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -53,7 +53,7 @@ pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
             let holder = port::holder(address.port())?;
             return Err(holder.map_or_else(
                 || Failure::new(context()).because(error),
-                |holder| port::held(address.port(), &holder),
+                |holder| port_holder::held(address.port(), &holder),
             ));
         }
     }
@@ -71,7 +71,7 @@ pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
 /// Another process has the port; or the errors of [`open`].
 pub(super) fn open_first(address: SocketAddr) -> Outcome<OwnedFd> {
     match port::holder(address.port())? {
-        Some(holder) => Err(port::held(address.port(), &holder)),
+        Some(holder) => Err(port_holder::held(address.port(), &holder)),
         None => open(address),
     }
 }
