@@ -85,7 +85,7 @@ const CASES: [Case; 24] = [
     (
         "simple that leaves a process",
         "[Service]\nRemainAfterExit=yes\nExecStart=\n\
-         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & sleep 0.3'\n",
+         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py &'\n",
         Outcome::Refused("without a main process"),
     ),
     (
@@ -155,6 +155,10 @@ fn verdict(ran: &Ran) -> &'static str {
 /// Runs one case. Returns the differences from the expectation.
 fn differs(machine: &Machine, (name, lines, expected): Case) -> Option<String> {
     start_with(machine, lines);
+    if lines.contains("RemainAfterExit") {
+        let main = || machine.exec("systemctl show --property=MainPID --value ladylinux-api").out;
+        until("the end of its command", || (main().trim() == "0").then_some(()));
+    }
     let private = lines.contains("PrivateNetwork");
     let before = if private {
         machine.read("/opt/ladylinux/app/version.txt")
@@ -414,7 +418,7 @@ fn rw_7_1b_a_new_service_beyond_the_memory_limit_of_its_unit_is_named_and_a_roll
 
 /// Files that the unit of a running service names and that are removed meanwhile. Each case has the lines, the command
 /// that creates the file, the command that removes it, and the texts of the refusal.
-const GONE: [(&str, &str, &str, &str); 10] = [
+const GONE: [(&str, &str, &str, &str); 11] = [
     (
         "[Service]\nStandardOutput=append:/srv/more/api.log",
         "mkdir /srv/more",
@@ -431,6 +435,7 @@ const GONE: [(&str, &str, &str, &str); 10] = [
     ("[Service]\nExecStartPre=/srv/more", "cp /bin/true /srv/more", "rm /srv/more", "ExecStartPre= of it"),
     ("[Service]\nReadWritePaths=/srv/more", "mkdir /srv/more", "rmdir /srv/more", "ReadWritePaths= of it"),
     ("[Service]\nBindPaths=/srv/more:/opt/more", "mkdir /srv/more", "rmdir /srv/more", "BindPaths= of it"),
+    ("[Service]\nBindPaths=/srv/more", "mkdir /srv/more", "rmdir /srv/more", "BindPaths= of it"),
     ("[Service]\nLoadCredential=x:/srv/more", "touch /srv/more", "rm /srv/more", "LoadCredential= of it"),
     (
         "[Unit]\nConditionPathExists=/srv/more",
@@ -450,8 +455,9 @@ fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_the
     machine.push_version("two");
     for (lines, make, take_away, words) in GONE {
         machine.exec(make).expect(0);
-        // An optional file, or one that exists only while the service runs, is no reason.
-        let harmless = "[Service]\nEnvironmentFile=-/srv/none\nReadWritePaths=-/srv/none /run/lady\nRuntimeDirectory=lady\n";
+        // An optional file, or one that exists only while the service runs or only for it, is no reason.
+        let harmless = "[Service]\nEnvironmentFile=-/srv/none\nReadWritePaths=-/srv/none /run/lady\nRuntimeDirectory=lady\n\
+                        PrivateTmp=yes\nExecStartPre=/bin/cp /bin/true /tmp/mine\nExecStartPost=/tmp/mine\n";
         start_with(&machine, &format!("{lines}\n{harmless}"));
         start(&machine);
         machine.exec(take_away).expect(0);

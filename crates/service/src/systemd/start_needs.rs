@@ -1,6 +1,7 @@
 //! The paths, users and groups that the unit of a running service needs for its start. If one was removed meanwhile, the
 //! service would not start again, in any version. Reads the file system and the groups; changes nothing.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::disk::mounts;
 use refresh_system::error::{Failure, Outcome};
+
+/// The number of links in one path that the kernel follows too.
+const MAX_LINKS: usize = 40;
 
 /// Checks that the needs of the start of a running service still exist. A stopped service is not checked: it has
 /// nothing to lose, and some of its paths exist only while it runs (`RuntimeDirectory=`).
@@ -28,7 +32,8 @@ pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &U
     let may_come = |path: &Path| places.iter().any(|place| path.starts_with(place));
     for needed in &facts.start_needs.paths {
         let is_of_a_run = needed.path == layout.fence() || needed.path == layout.admit();
-        if is_of_a_run || may_come(&needed.path) || holds(needed) {
+        let is_seen = || needed.is_inside && facts.main_pid.is_some_and(|main| sees(main, &needed.path));
+        if is_of_a_run || may_come(&needed.path) || holds(needed) || is_seen() {
             continue;
         }
         return Err(gone(unit, &needed.key, &problem(needed)));
@@ -65,7 +70,8 @@ fn test(NeededPath { key, path, .. }: &NeededPath) -> (bool, &'static str) {
         "PathIsDirectory" => (path.is_dir(), "a directory"),
         "PathIsSymbolicLink" => (path.is_symlink(), "a symbolic link"),
         "PathIsMountPoint" => {
-            let is_it = mounts::all().map_or(true, |all| all.iter().any(|mount| mount.point == *path));
+            let point = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let is_it = mounts::all().map_or(true, |all| all.iter().any(|mount| mount.point == point));
             (is_it, "a mount point")
         }
         "DirectoryNotEmpty" => {
@@ -76,6 +82,35 @@ fn test(NeededPath { key, path, .. }: &NeededPath) -> (bool, &'static str) {
         "FileIsExecutable" => (file(|found| found.mode() & 0o111 != 0), "an executable file"),
         _ => (path.exists(), ""),
     }
+}
+
+/// Returns whether a path exists in the file system as a process sees it. Follows links below the root directory of that
+/// process, and opens nothing: a unit that may make no files with `setuid` has no openat2(2), which does the same.
+fn sees(process: i32, path: &Path) -> bool {
+    let root = PathBuf::from(format!("/proc/{process}/root"));
+    let parts = |path: &Path| path.iter().rev().map(OsStr::to_owned).collect::<Vec<_>>();
+    let (mut left, mut at, mut links) = (parts(path), PathBuf::new(), 0);
+    while let Some(part) = left.pop() {
+        if part == "/" {
+            at = PathBuf::new();
+        } else if part == ".." {
+            at.pop();
+        } else if let Ok(found) = root.join(&at).join(&part).symlink_metadata() {
+            if !found.is_symlink() {
+                at.push(part);
+                continue;
+            }
+            let Ok(target) = fs::read_link(root.join(&at).join(&part)) else { return false };
+            links += 1;
+            left.extend(parts(&target));
+        } else {
+            return false;
+        }
+        if links > MAX_LINKS {
+            return false;
+        }
+    }
+    true
 }
 
 fn holds(needed: &NeededPath) -> bool {
@@ -122,6 +157,8 @@ fn is_missing(runner: &Runner, database: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use refresh_programs::process::ProcessId;
+
     use super::*;
 
     #[test]
@@ -131,7 +168,8 @@ mod tests {
         refresh_system::disk::make_directory(&empty, 0o755).unwrap();
         refresh_system::disk::replace_file(&file, b"x", 0o644).unwrap();
         let check = |key: &str, path: &Path, is_unwanted: bool| {
-            let needed = NeededPath { key: key.to_owned(), path: path.to_path_buf(), is_unwanted };
+            let needed =
+                NeededPath { key: key.to_owned(), path: path.to_path_buf(), is_unwanted, is_inside: true };
             (!holds(&needed)).then(|| problem(&needed).replace(&path.display().to_string(), "it"))
         };
         let root = Path::new("/");
@@ -148,6 +186,28 @@ mod tests {
             assert_eq!(check(key, bad, true), None, "{key}");
         }
         assert_eq!(check("ConditionPathIsDirectory", &empty, true).unwrap(), "it is a directory");
+        let link = directory.path().join("link");
+        refresh_system::disk::point_link(&link, Path::new("/proc")).unwrap();
+        assert_eq!(check("ConditionPathIsMountPoint", &link, false), None, "systemd follows the link");
+    }
+
+    #[test]
+    fn a_process_sees_a_path_through_links_below_its_own_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        refresh_system::disk::replace_file(&at("file"), b"x", 0o644).unwrap();
+        for (link, target) in
+            [("relative", "./file"), ("absolute", "/bin/../bin"), ("gone", "none"), ("circle", "circle")]
+        {
+            refresh_system::disk::point_link(&at(link), Path::new(target)).unwrap();
+        }
+        let sees = |path: PathBuf| sees(ProcessId::own().pid, &path);
+        for good in [at("file"), at("relative"), at("absolute/sh"), "/usr/../../bin/sh".into()] {
+            assert!(sees(good.clone()), "{}", good.display());
+        }
+        for bad in ["none", "gone", "circle", "file/x"] {
+            assert!(!sees(at(bad)), "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tests of the facts of a unit.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use zvariant::Value;
 
@@ -120,11 +121,14 @@ fn rw_7_1b_the_needs_of_a_start_are_read_from_commands_directories_users_and_con
             [condition("ConditionPathIsMountPoint", false, "/m"), condition("ConditionHost", false, "h")];
         Value::from(all.into_iter().chain(alternatives).collect::<Vec<_>>())
     };
-    let start = "/usr/local/bin/serve --ssl-keyfile /k --certfile=/c --log-file /l -c /x";
-    let of = |second: &str, is_dynamic: bool| {
+    let start = "/usr/local/bin/serve --ssl-keyfile /k --certfile=/c --log-file /l -c /x --ca-certs /$A --env-file=/${B}";
+    let of_command = |start: &str, second: &str, is_dynamic: bool| {
+        let bind = |source: &str, target: &str| (source.to_owned(), target.to_owned(), false, 0_u64);
         properties(&[
             ("ExecStart", Value::from(vec![command(start)])),
-            ("BindPaths", Value::from(vec![("/src".to_owned(), "/dst".to_owned(), false, 0_u64)])),
+            ("BindPaths", Value::from(vec![bind("/src", "/dst"), bind("/same", "/same")])),
+            ("EnvironmentFiles", Value::from(vec![("/same/env".to_owned(), false)])),
+            ("LoadCredential", Value::from(vec![("x".to_owned(), "/dst/key".to_owned())])),
             ("ExecStartPre", Value::from(vec![command("/dst/bin/x")])),
             ("WorkingDirectory", Value::from("/srv/x")),
             ("User", Value::from("lady")),
@@ -136,6 +140,7 @@ fn rw_7_1b_the_needs_of_a_start_are_read_from_commands_directories_users_and_con
         .unwrap()
         .start_needs
     };
+    let of = |second: &str, is_dynamic: bool| of_command(start, second, is_dynamic);
     let needs = of("ConditionFileNotEmpty", false);
     let paths: Vec<String> =
         needs.paths.iter().map(|it| format!("{} {}", it.key, it.path.display())).collect();
@@ -143,14 +148,22 @@ fn rw_7_1b_the_needs_of_a_start_are_read_from_commands_directories_users_and_con
         paths,
         [
             "ConditionPathIsMountPoint /m",
+            "EnvironmentFile /same/env",
             "ExecStart /usr/local/bin/serve",
             "ExecStart /k",
             "ExecStart /c",
             "WorkingDirectory /srv/x",
-            "BindPaths /src"
+            "BindPaths /src",
+            "BindPaths /same",
+            "LoadCredential /dst/key"
         ]
     );
     assert_eq!((needs.users, needs.groups.len(), needs.alternatives.len()), (vec!["lady".to_owned()], 0, 2));
+    let is_inside = |key: &str| key == "ExecStart" || key == "WorkingDirectory";
+    assert!(needs.paths.iter().all(|it| it.is_inside == is_inside(&it.key)));
+    let container =
+        of_command("/usr/bin/podman run x serve --ssl-keyfile /k", "ConditionFileNotEmpty", false);
+    assert!(!container.paths.iter().any(|it| it.path == Path::new("/k")), "the container has it");
     let other = of("ConditionACPower", true);
     assert_eq!((other.users.len(), other.alternatives.len()), (0, 0));
 }
