@@ -99,9 +99,11 @@ pub(super) fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
     probe::resolve(settings, &on.env_file()?, deployed.as_ref())
 }
 
-/// Records the units that systemd stops together with the service. They are started again with it.
+/// Records the units that systemd stops together with the service, which are started again with it, and those that were down
+/// before.
 fn note_others(on: &Installation) -> Outcome<()> {
     let found = on.service.others()?;
+    refresh_service::others::note_down(&on.layout, &found.down)?;
     let name = RunId::new(clock::now(), std::process::id());
     refresh_service::others::note(&on.layout, &name, &found.stopped_with_it).map(|_| ())
 }

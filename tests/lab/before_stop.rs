@@ -40,15 +40,15 @@ const CLIENT: &str = "import http.client, os, time\n\
     \x20   time.sleep(0.01)\n\
     print('ASKED', asked, flush=True)\n";
 
-const API: &str = "ladylinux-api.service";
+pub(crate) const API: &str = "ladylinux-api.service";
 
 /// A host that has refreshed once, with version `one`.
-struct Host {
-    machine: Machine,
+pub(crate) struct Host {
+    pub(crate) machine: Machine,
 }
 
 impl Host {
-    fn running(lab: &Lab) -> Self {
+    pub(crate) fn running(lab: &Lab) -> Self {
         let host = Self { machine: Machine::copy_of(lab, "before-stop", Self::set_up) };
         assert_eq!(until("the service", || host.version()), "one");
         host
@@ -62,20 +62,20 @@ impl Host {
         assert_eq!(machine.version().as_deref(), Some("one"));
     }
 
-    fn configure(&self, probe: &str, tables: &str) {
+    pub(crate) fn configure(&self, probe: &str, tables: &str) {
         configure(&self.machine, probe, tables);
     }
 
     /// Pushes another version.
-    fn push(&self, version: &str) {
+    pub(crate) fn push(&self, version: &str) {
         self.machine.push_version(version);
     }
 
-    fn tool(&self, arguments: &str) -> Ran {
+    pub(crate) fn tool(&self, arguments: &str) -> Ran {
         self.machine.refresh(arguments)
     }
 
-    fn version(&self) -> Option<String> {
+    pub(crate) fn version(&self) -> Option<String> {
         self.machine.version()
     }
 
@@ -84,12 +84,12 @@ impl Host {
     }
 
     /// Writes a unit, or a drop-in, and has systemd read it.
-    fn unit(&self, path: &str, text: &str) {
+    pub(crate) fn unit(&self, path: &str, text: &str) {
         self.machine.write(&format!("/etc/systemd/system/{path}"), text);
         self.machine.exec("systemctl daemon-reload").expect(0);
     }
 
-    fn invocation(&self, unit: &str) -> String {
+    pub(crate) fn invocation(&self, unit: &str) -> String {
         self.machine.exec(&format!("systemctl show --value --property InvocationID {unit}")).expect(0).out
     }
 
@@ -238,7 +238,7 @@ fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serv
 }
 
 /// A worker that runs from the tree.
-fn worker(lines: &str) -> String {
+pub(crate) fn worker(lines: &str) -> String {
     format!(
         "[Unit]\nDescription=worker\n{lines}\n[Service]\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
          ExecStart=/bin/sleep 1000000\n[Install]\nWantedBy=multi-user.target\n"
@@ -368,7 +368,9 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.unit("job.timer", "[Timer]\nOnCalendar=2190-01-01\n");
     host.machine.exec("systemctl start job.timer").expect(0);
     host.unit("bad.service", "[Service]\nExecStartPre=/bin/false\nExecStart=/bin/sleep 1000000\n");
-    let also = "[service]\nalso = [\"bad.service\", \"also.service\", \"job.service\"]";
+    host.unit("loop.service", "[Service]\nExecStartPre=/bin/false\nExecStart=/bin/sleep 1000000\nRestart=on-failure\nRestartSec=1000\n");
+    host.unit("second.service", &worker(""));
+    let also = "[service]\nalso = [\"bad.service\", \"loop.service\", \"also.service\", \"job.service\", \"second.service\"]";
     host.configure("http://127.0.0.1:8000/", also);
     host.tool("init").expect(0);
     let doctor = host.tool("doctor");
@@ -376,14 +378,16 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.push("two again");
     let before = host.machine.journal("job.service");
     // A worker that a person has stopped stays down, and one that was down before is no reason to halt.
-    host.machine.exec("systemctl stop also; systemctl start bad").expect(1);
+    host.machine.exec("systemctl start second; systemctl stop also; systemctl start bad loop").expect(1);
     host.tool("run")
         .expect(0)
         .prints("also.service was stopped on request and stays down: systemctl start also.service")
-        .prints("bad.service, which was down before, does not start: ");
+        .prints("bad.service, which was down before, does not start: ")
+        .prints("loop.service, which was down before, does not start: ");
     assert!(!host.is_active("also.service"));
     assert_eq!(effects_on(&host.last_run(), "also.service"), pair("also", "down"));
     assert_eq!(effects_on(&host.last_run(), "bad.service"), pair("also", "down"));
+    assert_eq!(effects_on(&host.last_run(), "loop.service"), pair("also", "down"));
     host.machine.exec("systemctl start also").expect(0);
     assert_eq!(host.machine.journal("job.service"), before, "it was not started");
     assert_eq!(effects_on(&host.last_run(), "job.service"), pair("also", "down"));
@@ -420,39 +424,25 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
         until(unit, || host.is_active(unit).then_some(()));
     }
     assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/stopped-units.json"), None);
-}
 
-#[test]
-fn rw_7_1a_a_stop_that_fails_before_the_service_leaves_everything_running_and_is_a_refusal() {
-    let Some(lab) = Lab::open() else { return };
-    let host = Host::running(&lab);
-    host.unit("also.service", &worker(""));
-    host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
-    host.tool("init").expect(0);
-    host.machine.exec("systemctl start also").expect(0);
-    let before = [API, "also.service"].map(|unit| host.invocation(unit));
-    // A staged check holds the run while the unit becomes one that systemd does not stop by name.
-    let hold = "[[hook]]\nname = \"hold\"\nkind = \"check\"\nstage = true\n\
-                command = [\"sh\", \"-c\", \"while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
-    host.machine.write("/srv/work/refresh.toml", hold);
-    host.machine.write("/srv/hold", "");
-    host.push("two");
-    let run = host.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
-    let is_held = || host.machine.exec("pgrep --uid ladylinux-staging --exact sh").code == Some(0);
-    until("the staged check", || is_held().then_some(()));
-    host.unit("also.service.d/stop.conf", "[Unit]\nRefuseManualStop=yes\n");
-    host.machine.exec("rm /srv/hold").expect(0);
-    let output = run.wait_with_output().unwrap();
-    let printed =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(3), "{printed}");
-    assert!(
-        printed.contains("cannot stop also.service, which is stopped with ladylinux-api.service"),
-        "{printed}"
-    );
-    assert_eq!([API, "also.service"].map(|unit| host.invocation(unit)), before, "{printed}");
-    assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/fence"), None);
-    assert_eq!(host.version().as_deref(), Some("one"));
+    // A worker that a person has stopped stays down in a restart, and in a run after a halted one. One that this program
+    // has stopped is started again, also if the service was started without it.
+    host.machine.exec("systemctl start second && systemctl stop also").expect(0);
+    host.tool("service restart").expect(0);
+    assert!(!host.is_active("also.service") && host.is_active("second.service"));
+    host.tool("service stop").expect(0);
+    host.machine.exec("systemctl start ladylinux-api").expect(0);
+    until("the service", || host.version());
+    assert!(!host.is_active("second.service"));
+    let stays = "also.service was stopped on request and stays down: systemctl start also.service";
+    let broken = "[[hook]]\nname = \"broken\"\nkind = \"check\"\ncommand = [\"false\"]\n";
+    for (hooks, version, code) in [(broken, "five", 1), ("", "six", 0)] {
+        host.machine.write("/srv/work/refresh.toml", hooks);
+        host.push(version);
+        let ran = host.tool("run").expect(code).prints(stays);
+        assert!(!ran.all().contains("second.service was stopped on request"), "{}", ran.all());
+    }
+    assert!(!host.is_active("also.service") && host.is_active("second.service"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! The units that systemd stops together with the service are recorded before the stop. A run that cleans up after a
 //! killed run can then start them again. Writes one file of the tool's own state.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use refresh_settings::layout::Layout;
@@ -97,6 +99,9 @@ struct StoppedUnits {
     units: Vec<String>,
     #[serde(default)]
     down: Down,
+    /// The last invocations of units of `service.also` that this program has ended: no decision of a person.
+    #[serde(default)]
+    ended: BTreeMap<String, String>,
 }
 
 /// Records, durably, which units of `service.also` are down before anything is stopped.
@@ -109,8 +114,27 @@ pub fn note_down(layout: &Layout, down: &Down) -> Outcome<()> {
 }
 
 /// Returns the units of `service.also` that were down before the stop. An unreadable record counts as none.
-pub(crate) fn noted_down(layout: &Layout) -> Down {
+pub fn noted_down(layout: &Layout) -> Down {
     read(layout).unwrap_or_default().down
+}
+
+/// Records, durably, the invocations of units of `service.also` that this program is about to end.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn note_ended(layout: &Layout, ended: BTreeMap<String, String>) -> Outcome<()> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let mut stopped = read(layout)?;
+    stopped.ended.extend(ended);
+    write(layout, &stopped)
+}
+
+/// Returns the last invocations of units of `service.also` that this program has ended. An unreadable record counts as
+/// none.
+pub(crate) fn noted_ended(layout: &Layout) -> BTreeMap<String, String> {
+    read(layout).unwrap_or_default().ended
 }
 
 /// Records, durably, that `run` is about to stop `units` together with the service. Returns all units to start again,
@@ -186,6 +210,11 @@ mod tests {
         note_down(&layout, &down).unwrap();
         assert_eq!(noted(&layout).unwrap(), units(&["a.service", "b.socket"]));
         assert_eq!(noted_down(&layout), down);
+        let ended = |invocation: &str| BTreeMap::from([("e.service".to_owned(), invocation.to_owned())]);
+        note_ended(&layout, ended("one")).unwrap();
+        note_ended(&layout, ended("two")).unwrap();
+        note_ended(&layout, BTreeMap::new()).unwrap();
+        assert_eq!((noted_ended(&layout), noted_down(&layout)), (ended("two"), down));
         keep(&layout, units(&["b.socket"])).unwrap();
         assert_eq!(noted_down(&layout), Down::default());
         assert_eq!(noted(&layout).unwrap(), units(&["b.socket"]));

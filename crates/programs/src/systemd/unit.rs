@@ -205,6 +205,11 @@ impl UnitFacts {
     pub fn is_down(&self) -> bool {
         matches!(self.active, ActiveState::Inactive | ActiveState::Failed)
     }
+
+    /// Returns whether it has ended and waits until systemd starts it again (`Restart=`).
+    pub fn awaits_restart(&self) -> bool {
+        self.active == ActiveState::Activating && self.sub.starts_with("auto-restart")
+    }
 }
 
 impl Bus {

@@ -14,6 +14,7 @@ use refresh_programs::process::ProcessId;
 use refresh_service::deployed::Deployment;
 use refresh_service::port;
 use refresh_service::port::Address;
+use refresh_service::port_holder::PortHolder;
 use refresh_service::probe;
 use refresh_service::probe::{REFUSED, Reach, ResolvedProbe};
 use refresh_service::{Running, ServiceState};
@@ -84,12 +85,12 @@ fn no_front_end(on: &Installation, probe: &ResolvedProbe) -> Outcome<()> {
     if listens.iter().any(|address| takes(address, probe, false)) {
         return Ok(());
     }
-    let mut units = port::holders(asked)?.into_iter().filter_map(|holder| holder.unit).peekable();
-    if units.peek().is_none() {
+    let holders = port::holders(asked)?;
+    if holders.iter().all(|holder| holder.unit.is_none()) {
         return Ok(());
     }
     let stopped = on.service.others()?.stopped_with_it;
-    let Some(unit) = units.find(|unit| stopped.contains(unit)) else { return Ok(()) };
+    let Some(unit) = front_end(&holders, &stopped) else { return Ok(()) };
     let file = quoted_path(&on.layout.host_file());
     let failure = Failure::new(format!(
         "the health check asks {}, where {unit} answers, which is stopped with the service and started after its health check",
@@ -101,6 +102,16 @@ fn no_front_end(on: &Installation, probe: &ResolvedProbe) -> Outcome<()> {
     };
     let also = format!("or add {unit:?} to `also` under [service] in {file}, then: ladylinux-refresh init");
     Err(failure.hint(also))
+}
+
+/// Returns that unit which holds the port of the probe and is stopped with the service. A socket that systemd itself holds
+/// stays open: the health check starts its front end again.
+fn front_end<'a>(holders: &'a [PortHolder], stopped: &[String]) -> Option<&'a str> {
+    if holders.iter().any(|holder| holder.process.is_some_and(|process| process.pid == 1)) {
+        return None;
+    }
+    let mut units = holders.iter().filter_map(|holder| holder.unit.as_deref());
+    units.find(|unit| stopped.iter().any(|it| it == unit))
 }
 
 /// Refuses a probe with a different protocol than the running service; `schemes` are those of the two.
@@ -348,6 +359,21 @@ mod tests {
         assert!(!is_passed_by(&report, "http://other/", "GET /", false, before));
         report.result = RunResult::Halted;
         assert!(!passed(&report, "GET /", false, before));
+    }
+
+    #[test]
+    fn a_front_end_is_stopped_with_the_service_unless_systemd_holds_its_socket() {
+        let holder = |pid: i32, unit: Option<&str>| PortHolder {
+            process: Some(ProcessId { pid, started: 0 }),
+            command: String::new(),
+            uid: 0,
+            unit: unit.map(str::to_owned),
+        };
+        let stopped = ["proxy.service".to_owned()];
+        let proxy = holder(7, Some("proxy.service"));
+        assert_eq!(front_end(std::slice::from_ref(&proxy), &stopped), Some("proxy.service"));
+        assert_eq!(front_end(&[holder(1, None), proxy], &stopped), None);
+        assert_eq!(front_end(&[holder(7, Some("other.service"))], &stopped), None);
     }
 
     #[test]

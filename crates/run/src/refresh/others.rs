@@ -18,14 +18,17 @@ use super::account::Account;
 pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
     let found = on.service.others()?;
     // Behind a fence they are down because of the run that raised it.
-    if !on.is_fenced() {
+    let mut stay_down = found.down.on_request.clone();
+    if on.is_fenced() {
+        let left = on.service.left_down()?;
+        stay_down = others::noted_down(&on.layout).on_request;
+        stay_down.retain(|unit| left.contains(unit));
+    } else {
         others::note_down(&on.layout, &found.down)?;
-        for unit in &found.down.on_request {
-            account.warn(format!(
-                "{unit} was stopped on request and stays down: systemctl start {}",
-                quoted(unit)
-            ));
-        }
+    }
+    for unit in stay_down {
+        account
+            .warn(format!("{unit} was stopped on request and stays down: systemctl start {}", quoted(&unit)));
     }
     let noted = others::note(&on.layout, &account.report.run, &found.stopped_with_it)?;
     let entry = |unit: &str, tie, state| OtherUnit { unit: unit.to_owned(), tie, state };

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
 
 pub use server::run_supervisor;
 pub use tree::SERVICE_MARK;
@@ -149,7 +150,28 @@ impl Embedded {
     }
 }
 
-/// The time of a stop that a person has requested; it exists until the next start.
+/// A stop that a person has requested; it counts until the next start or boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StopRecord {
+    at: Timestamp,
+    boot: String,
+    /// The first process: each start of a container has its own.
+    init: Option<ProcessId>,
+}
+
+impl StopRecord {
+    fn now() -> Self {
+        Self { at: clock::now(), boot: clock::boot_id(), init: ProcessId::of(1) }
+    }
+
+    /// Returns the time of the recorded stop, if it was in this boot.
+    fn read(layout: &Layout) -> Outcome<Option<Timestamp>> {
+        let now = Self::now();
+        let read: Option<Self> = disk::read_json(&stop_record(layout))?;
+        Ok(read.filter(|it| it.boot == now.boot && it.init == now.init).map(|it| it.at))
+    }
+}
+
 fn stop_record(layout: &Layout) -> PathBuf {
     layout.supervisor().join("stopped.json")
 }
@@ -160,7 +182,7 @@ fn stop_record(layout: &Layout) -> PathBuf {
 /// The state cannot be written.
 pub fn note_stop(layout: &Layout) -> Outcome<()> {
     disk::make_directory(&layout.supervisor(), 0o755)?;
-    disk::write_json(&stop_record(layout), &clock::now(), 0o644)
+    disk::write_json(&stop_record(layout), &StopRecord::now(), 0o644)
 }
 
 impl ServiceManager for Embedded {
@@ -230,7 +252,7 @@ impl ServiceManager for Embedded {
     }
 
     fn asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
-        if self.observe()?.is_down() { disk::read_json(&stop_record(&self.layout)) } else { Ok(None) }
+        if self.observe()?.is_down() { StopRecord::read(&self.layout) } else { Ok(None) }
     }
 
     fn open_next_socket(&self) -> Outcome<bool> {
@@ -353,4 +375,23 @@ fn read_answer(end: OwnedFd) -> Outcome<Vec<u8>> {
 /// Reaps a supervisor if it was our own child; the parent of another one reaps it.
 fn reap(supervisor: ProcessId) {
     let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::NOHANG);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_before_the_boot_or_the_start_of_the_container_holds_nothing_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        note_stop(&layout).unwrap();
+        assert!(StopRecord::read(&layout).unwrap().is_some());
+        let now = StopRecord::now();
+        let boot = StopRecord { boot: "another".to_owned(), ..now.clone() };
+        for other in [boot, StopRecord { init: Some(ProcessId { pid: 1, started: u64::MAX }), ..now }] {
+            disk::write_json(&stop_record(&layout), &other, 0o644).unwrap();
+            assert_eq!(StopRecord::read(&layout).unwrap(), None, "{other:?}");
+        }
+    }
 }

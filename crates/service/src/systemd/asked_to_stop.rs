@@ -9,34 +9,42 @@ use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
 use refresh_system::error::Outcome;
 
 impl Systemd {
-    /// Returns since when the unit is down because systemd was asked to stop it. The journal records each such request. If it
-    /// is not readable, or has no start and no stop of the unit any more, a good end counts as requested: a server ends
-    /// well only then.
+    /// Returns since when the unit is down because systemd was asked to stop it.
     pub(super) fn find_asked_to_stop(&self) -> Outcome<Option<Timestamp>> {
+        Ok(self.find_requested_stop()?.map(|(at, _)| at))
+    }
+
+    /// Returns since when the unit is down because systemd was asked to stop it, and the ended invocation. The journal records
+    /// each such request. If it is not readable, or has no start and no stop of the unit any more, a good end counts as
+    /// requested: a server ends well only then.
+    pub(super) fn find_requested_stop(&self) -> Outcome<Option<(Timestamp, String)>> {
         let bus = Bus::connect()?;
         let facts = self.facts(&bus)?;
         if !is_certainly_down(&facts) {
             return Ok(None);
         }
         let last = journald::last_event(&self.runner, self.unit.as_str()).ok().flatten();
-        let Some(at) = requested_at(&facts, last.as_ref()) else { return Ok(None) };
+        let Some((at, invocation)) = requested_stop(&facts, last.as_ref()) else { return Ok(None) };
         for name in &facts.stopped_by {
             if took_down(&bus.unit(name)?, at) {
                 return Ok(None);
             }
         }
-        Ok(Some(at))
+        Ok(Some((at, invocation)))
     }
 }
 
-/// Returns when the unit was stopped on request, by the last event of the journal; without one, by its end.
-fn requested_at(facts: &UnitFacts, last: Option<&LastEvent>) -> Option<Timestamp> {
+/// Returns when the unit was stopped on request, and the ended invocation, by the last event of the journal; without one,
+/// by its end.
+fn requested_stop(facts: &UnitFacts, last: Option<&LastEvent>) -> Option<(Timestamp, String)> {
     let Some(last) = last else {
         let is_good_end = facts.active == ActiveState::Inactive && facts.result == "success";
         let was_started = !facts.invocation.is_empty() && is_of_last_invocation(facts, &facts.invocation);
-        return facts.inactive_since.filter(|_| is_good_end && was_started);
+        let at = facts.inactive_since.filter(|_| is_good_end && was_started)?;
+        return Some((at, facts.invocation.clone()));
     };
-    (last.is_requested_stop && is_of_last_invocation(facts, &last.invocation)).then_some(last.at)
+    let is_it = last.is_requested_stop && is_of_last_invocation(facts, &last.invocation);
+    is_it.then(|| (last.at, last.invocation.clone()))
 }
 
 /// Returns whether the unit is down and nothing is about to start it.
@@ -83,9 +91,9 @@ mod tests {
     fn without_a_journal_a_good_end_since_the_boot_counts_as_a_stop_on_request() {
         let event =
             |is_requested_stop| LastEvent { is_requested_stop, invocation: "one".to_owned(), at: at(99) };
-        assert_eq!(requested_at(&stopped(), Some(&event(true))), Some(at(99)));
-        assert_eq!(requested_at(&stopped(), Some(&event(false))), None, "it ended by itself");
-        assert_eq!(requested_at(&stopped(), None), Some(at(100)));
+        assert_eq!(requested_stop(&stopped(), Some(&event(true))), Some((at(99), "one".to_owned())));
+        assert_eq!(requested_stop(&stopped(), Some(&event(false))), None, "it ended by itself");
+        assert_eq!(requested_stop(&stopped(), None), Some((at(100), "one".to_owned())));
         let unloaded = UnitFacts { invocation: String::new(), inactive_since: None, ..stopped() };
         for other in [
             unloaded,
@@ -93,7 +101,7 @@ mod tests {
             UnitFacts { result: "exit-code".to_owned(), ..stopped() },
             UnitFacts { conditions_held: false, ..stopped() },
         ] {
-            assert_eq!(requested_at(&other, None), None, "{other:?}");
+            assert_eq!(requested_stop(&other, None), None, "{other:?}");
         }
     }
 

@@ -328,7 +328,7 @@ fn state(unit: &UnitName, facts: &UnitFacts) -> ServiceState {
             Some(main) => ServiceState::Running(running(facts, main)),
             None => changing("without a main process".to_owned()),
         },
-        ActiveState::Activating if facts.sub.starts_with("auto-restart") => match last_exit(facts) {
+        ActiveState::Activating if facts.awaits_restart() => match last_exit(facts) {
             Some(exit) => changing(format!("waiting to be restarted by systemd ({})", exit.how)),
             None => changing("waiting to be restarted by systemd".to_owned()),
         },
@@ -410,7 +410,12 @@ fn check_main(unit: &UnitName, main: Option<i32>) -> Outcome<()> {
     }
     let purpose = "let ExecStart= run the service in the foreground with";
     Err(Failure::new(format!("{unit} runs without a main process, so a refresh cannot watch its start"))
-        .command_for(purpose, "systemctl edit --full", &[&unit]))
+        .command_for(purpose, "systemctl edit --full", &[&unit])
+        .command_for(
+            "where that is corrected already, restart the service first:",
+            "systemctl restart",
+            &[&unit],
+        ))
 }
 
 #[cfg(test)]
@@ -475,6 +480,9 @@ mod tests {
         }
         let forking = UnitFacts { kind: "forking".to_owned(), pid_file: "/run/x.pid".to_owned(), ..loaded() };
         usable(&unit, &forking).unwrap();
+        check_main(&unit, Some(7)).unwrap();
+        let hints = check_main(&unit, None).unwrap_err().hint_texts().join("\n");
+        assert!(hints.contains("foreground") && hints.contains("systemctl restart"), "{hints}");
     }
 
     #[test]

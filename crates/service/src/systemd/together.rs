@@ -1,5 +1,6 @@
 //! The units of `service.also`: stopped and started with the service, under the same fence.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::{Systemd, dropin, not_loaded, requirements, start, start_needs};
@@ -21,7 +22,13 @@ impl Systemd {
     /// # Errors
     /// One of them cannot be stopped; the later ones were not stopped.
     pub(super) fn stop_together(&self) -> Outcome<Stopped> {
-        let needed = if self.also.is_empty() { Vec::new() } else { self.facts(&Bus::connect()?)?.stopped_by };
+        let needed = if self.also.is_empty() {
+            Vec::new()
+        } else {
+            let bus = Bus::connect()?;
+            self.note_ended(&bus)?;
+            self.facts(&bus)?.stopped_by
+        };
         let is_needed = |unit: &&UnitName| needed.iter().any(|name| name == unit.as_str());
         let began = clock::monotonic();
         self.were_up.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -43,6 +50,20 @@ impl Systemd {
             }
         }
         Ok(stopped)
+    }
+
+    /// Records which invocations the stop is about to end. On a disk that cannot be written, the service is stopped all the
+    /// same; such a unit then counts as stopped by a person.
+    fn note_ended(&self, bus: &Bus) -> Outcome<()> {
+        let mut ended = BTreeMap::new();
+        for unit in &self.also {
+            let facts = bus.unit(unit.as_str())?;
+            if !facts.is_down() {
+                ended.insert(unit.to_string(), facts.invocation);
+            }
+        }
+        let _ = others::note_ended(&self.layout, ended);
+        Ok(())
     }
 
     /// Stops one unit, and remembers that it was up, even if the stop of a later unit fails.
@@ -87,17 +108,23 @@ impl Systemd {
         Ok(warnings)
     }
 
-    /// Finds the units that are down while the service runs, and those that have failed. One that does its work and ends
-    /// does not stay down.
+    /// Finds the units that are down while the service runs, and those that have failed or do so again and again. One that
+    /// does its work and ends does not stay down, and neither does one that this program has stopped.
     pub(super) fn find_down(&self, bus: &Bus) -> Outcome<Down> {
         let is_up = self.facts(bus)?.active == ActiveState::Active;
+        let ended = others::noted_ended(&self.layout);
         let mut down = Down::default();
         for unit in &self.also {
             let facts = bus.unit(unit.as_str())?;
+            if facts.awaits_restart() {
+                down.otherwise.push(unit.to_string());
+            }
             if !facts.is_down() {
                 continue;
             }
-            if is_up && facts.kind != "oneshot" && self.other(unit).find_asked_to_stop()?.is_some() {
+            let stop =
+                if is_up && facts.kind != "oneshot" { self.other(unit).find_requested_stop()? } else { None };
+            if stop.is_some_and(|(_, invocation)| ended.get(unit.as_str()) != Some(&invocation)) {
                 down.on_request.push(unit.to_string());
             } else if is_up || facts.active == ActiveState::Failed {
                 down.otherwise.push(unit.to_string());
@@ -121,7 +148,7 @@ impl Systemd {
         let mut left = Vec::new();
         for unit in &self.also {
             let facts = bus.unit(unit.as_str())?;
-            if self.is_job(unit, &facts) || down.has(unit) && facts.is_down() {
+            if self.is_job(unit, &facts) || down.has(unit) && (facts.is_down() || facts.awaits_restart()) {
                 left.push(unit.to_string());
             }
         }
