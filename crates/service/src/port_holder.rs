@@ -63,22 +63,35 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     }
 }
 
-/// Returns the purpose of the command that lists containers. Only the user of a container sees it.
+/// Returns the purpose of the command that lists containers. Only the user of a container sees it, who runs the network
+/// of podman; a process of the container itself may have any user.
 fn container_search(holder: &PortHolder) -> String {
-    let by = if holder.uid == 0 { String::new() } else { format!(", as the user with uid {}", holder.uid) };
+    let is_of_user = holder.uid != 0 && is_network_of_podman(holder);
+    let by = if is_of_user { format!(", as the user with uid {}", holder.uid) } else { String::new() };
     format!("find the container that publishes the port{by}")
+}
+
+/// Returns whether a process is the network of a container of podman. Its name in podman 3 is longer.
+fn is_network_of_podman(holder: &PortHolder) -> bool {
+    let name = program_name(holder);
+    let name = name.strip_prefix("containers-").unwrap_or(name);
+    ["rootlessport", "slirp4netns", "pasta"].iter().any(|program| name.starts_with(program))
+}
+
+fn program_name(holder: &PortHolder) -> &str {
+    let program = holder.command.split(' ').next().unwrap_or_default();
+    program.rsplit('/').next().unwrap_or_default()
 }
 
 /// Returns the command that lists containers, if a process publishes a port of one or runs in one (in a shared unit).
 fn container_list(holder: &PortHolder) -> Option<&'static str> {
-    let program = holder.command.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
     let unit = holder.unit.as_deref().unwrap_or_default();
     let scopes = ["docker-", "crio-", "cri-containerd-", "docker.service", "containerd.service"];
-    let of_podman = ["rootlessport", "slirp4netns", "pasta"];
-    if of_podman.iter().any(|name| program.starts_with(name)) || unit.starts_with("libpod-") {
+    if is_network_of_podman(holder) || unit.starts_with("libpod-") {
         return Some("podman ps --filter");
     }
-    let is_other = program == "docker-proxy" || scopes.iter().any(|scope| unit.starts_with(scope));
+    let is_other =
+        program_name(holder) == "docker-proxy" || scopes.iter().any(|scope| unit.starts_with(scope));
     is_other.then_some("docker ps --filter")
 }
 
@@ -125,9 +138,13 @@ mod tests {
         assert_eq!(held(80, &python).hint_texts(), ["end process 7 if it may be ended"]);
         let rootless = PortHolder { uid: 1000, ..pasta.clone() };
         assert!(held(80, &rootless).hint_texts()[0].contains("as the user with uid 1000"));
+        let of_image = PortHolder { uid: 101, ..holder(7, Some("docker-0a.scope")) };
+        assert!(!held(80, &of_image).hint_texts()[0].contains("101"), "a user of the image");
+        let podman_3 = PortHolder { command: "containers-rootlessport".to_owned(), ..holder(7, None) };
         for (of_container, list) in [
             (proxy, "docker ps --filter publish=80"),
             (pasta, podman),
+            (podman_3, podman),
             (holder(7, Some("libpod-0a.scope")), podman),
         ] {
             assert!(held(80, &of_container).hint_texts()[0].ends_with(list), "{of_container}");

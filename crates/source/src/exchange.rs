@@ -298,15 +298,13 @@ pub fn check_borders(layout: &Layout, run: &RunId) -> Outcome<()> {
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
     let (home, tree) = (directory(layout, &layout.home())?, directory(layout, &layout.tree(run))?);
     let git = OsStr::new(".git");
-    let is_full = |name: &OsStr| {
-        app.enter(Path::new(name)).and_then(|entered| entered.names()).is_ok_and(|names| !names.is_empty())
-    };
+    // The service could empty any other directory at this moment, and then it would be replaced.
+    let has_git =
+        app.enter(Path::new(git)).and_then(|entered| entered.names()).is_ok_and(|it| !it.is_empty());
     let directories = app.entries()?.into_iter().filter(|entry| entry.is_directory).map(|entry| entry.name);
     let directories: Vec<OsString> = directories.collect();
-    let full = directories.iter().find(|name| *name == git && is_full(name));
-    let full = full.or_else(|| directories.iter().find(|name| is_full(name)));
     if directories.iter().any(|name| app.has_border(name, &tree, git))
-        || full.is_some_and(|name| tree.has_border(git, &app, name))
+        || has_git && tree.has_border(git, &app, git)
     {
         return Err(border(layout, &layout.app()));
     }

@@ -156,8 +156,8 @@ pub(super) fn is_cache(tree: &Path, path: &Path, is_directory: bool) -> bool {
     is_byte_code(tree, path, &BTreeMap::new())
 }
 
-/// Returns `true` for bytecode that Python makes again: in its cache, or beside the source, which may be among the `moved`
-/// paths. Other bytecode is a module without its source. During the write, a number follows the name.
+/// Returns `true` for bytecode that Python makes again: in its cache, or beside the source, which may have left with one of the
+/// `moved` paths. Other bytecode is a module without its source. During the write, a number follows the name.
 pub(super) fn is_byte_code(tree: &Path, path: &Path, moved: &BTreeMap<PathBuf, Reason>) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -169,7 +169,9 @@ pub(super) fn is_byte_code(tree: &Path, path: &Path, moved: &BTreeMap<PathBuf, R
     let source = path.with_file_name(OsStr::from_bytes(&[module, b".py"].concat()));
     path.iter().any(|part| part == "__pycache__")
         || tree.join(&source).symlink_metadata().is_ok()
-        || source.ancestors().any(|part| moved.contains_key(part))
+        || source
+            .ancestors()
+            .any(|part| moved.contains_key(part) && tree.join(part).symlink_metadata().is_err())
 }
 
 pub(super) fn is_tool_cache(path: &Path) -> bool {

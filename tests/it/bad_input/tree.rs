@@ -165,15 +165,13 @@ fn an_entry_that_cannot_be_moved_out_of_the_tree_is_named_with_its_repair() {
     let host = Host::running();
     let app = host.layout.app();
     // Without staging, there is no prepared tree with which a border could be found.
-    let [upper, work] = ["overlay-upper", "overlay-work"].map(|name| host.beside(name));
-    for directory in [&upper, &work] {
-        fs::create_dir(directory).unwrap();
-    }
-    let root = host.layout.root().display();
+    // In memory, since another overlay cannot hold the upper layer.
+    let (root, layers) = (host.layout.root().display(), host.beside("layers"));
+    fs::create_dir(&layers).unwrap();
+    let layers = layers.display();
     let overlay = format!(
-        "mount -t overlay -o lowerdir={root},upperdir={},workdir={} none {root}",
-        upper.display(),
-        work.display()
+        "mount -t tmpfs none {layers}; mkdir {layers}/upper {layers}/work; \
+         mount -t overlay -o lowerdir={root},upperdir={layers}/upper,workdir={layers}/work none {root}"
     );
     let says = ["in preflight: no rename leads from ", "cp -aT ", "set `store` in "];
     refused_by(&host, in_namespace(&host, &overlay, &["run", "--no-stage"]), 3, &says);
