@@ -412,7 +412,7 @@ fn check_main(unit: &UnitName, main: Option<i32>) -> Outcome<()> {
     Err(Failure::new(format!("{unit} runs without a main process, so a refresh cannot watch its start"))
         .command_for(purpose, "systemctl edit --full", &[&unit])
         .command_for(
-            "where that is corrected already, restart the service first:",
+            "where that is corrected already, restart the service first",
             "systemctl restart",
             &[&unit],
         ))
@@ -482,7 +482,7 @@ mod tests {
         usable(&unit, &forking).unwrap();
         check_main(&unit, Some(7)).unwrap();
         let hints = check_main(&unit, None).unwrap_err().hint_texts().join("\n");
-        assert!(hints.contains("foreground") && hints.contains("systemctl restart"), "{hints}");
+        assert!(hints.contains("foreground") && hints.contains("first: systemctl restart"), "{hints}");
     }
 
     #[test]
