@@ -284,6 +284,9 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if self.layout.supervisor().exists() {
+            // Bad settings of a test would keep its service running. A link is replaced and not followed.
+            let _ = fs::remove_file(self.layout.host_file());
+            let _ = fs::write(self.layout.host_file(), self.settings(""));
             let _ = self.command(["service", "stop"]).output();
         }
         self.unplug();
