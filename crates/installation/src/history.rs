@@ -243,7 +243,7 @@ pub fn is_adopted(layout: &Layout, environment: &EnvironmentName) -> bool {
 }
 
 /// How many runs keep their directory; a run with saved changes keeps its directory until they are pruned by name.
-const KEPT_FOLDERS: usize = 200;
+const KEPT_RUNS: usize = 200;
 
 /// Removes the directories of refused runs that are older than the last `keep` runs: a timer can make hundreds a day, and
 /// only a success removes the others. Nothing refers to them.
@@ -263,7 +263,7 @@ fn prune_refused_before(layout: &Layout, keep: usize) -> Outcome<()> {
 /// # Errors
 /// One cannot be removed.
 pub fn prune_refused(layout: &Layout) -> Outcome<()> {
-    prune_refused_before(layout, KEPT_FOLDERS)
+    prune_refused_before(layout, KEPT_RUNS)
 }
 
 /// The runs and environments that are kept for a rollback.
@@ -318,7 +318,7 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
     on.environments().prune_locks()?;
     on.mirror.release_all_but(&kept_runs)?;
     let mut runs = recover::in_order(&on.layout)?;
-    runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));
+    runs.truncate(runs.len().saturating_sub(KEPT_RUNS));
     for run in runs.iter().filter(|run| !kept_runs.contains(run)) {
         let directory = on.layout.run(run);
         if !directory.join("saved").exists() {

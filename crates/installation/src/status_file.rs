@@ -97,8 +97,8 @@ pub struct Current {
     pub branch: BranchName,
     /// When it began, in UTC.
     pub started_at: jiff::Timestamp,
-    /// The current part: preflight, staging, stop or restart. `stop` includes all parts while the service is down, because writing
-    /// this file durably takes longer than some of them; the journal has each.
+    /// The current part: preflight, staging, stop or restart. `stop` includes all parts while the service is down, because
+    /// writing this file durably takes longer than some of them; the journal has each.
     pub phase: Phase,
     /// Its process.
     pub process: ProcessId,
